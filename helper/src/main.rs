@@ -1,0 +1,2 @@
+//! The `grus` command.
+fn main() {}
