@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The decisions of Grus (DESIGN 1, *decide*): what a user typed, what the site allows and what an image
+//! contains become a [`plan::LaunchPlan`]. Nothing here touches a file, the network, the clock or the
+//! environment; every input is an argument, so every rule can be tested as a value.
+//!
+//! Data's way: option text -> [`options`] -> [`request::Request`] -> (image metadata + [`plan::Rootfs`] +
+//! [`plan::Host`] facts) -> [`plan::decide`] -> [`plan::LaunchPlan`].
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod environment;
+pub mod identity;
+pub mod image;
+pub mod mount;
+pub mod options;
+pub mod path;
+pub mod plan;
+pub mod platform;
+pub mod reference;
+pub mod refusal;
+pub mod repository;
+pub mod request;
+pub mod site;
+mod site_keys;
+
+pub use refusal::Refusal;

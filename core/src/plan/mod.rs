@@ -1,0 +1,104 @@
+//! The launch plan: what a container is, as a list of small operations, each printable as one line.
+//!
+//! [`decide`] makes it from a request, an image, a site, a user and a job. It asks the image's tree and the
+//! host through two small read-only traits, [`Rootfs`] and [`Host`]: the node answers them with file
+//! descriptors, `grus plan` with a reader and the user's own view, tests with a table. `enter` acts a plan out
+//! and decides nothing; it resolves every destination again inside the rootfs, so a plan is not trusted.
+
+mod binds;
+mod decide;
+mod facts;
+mod resolve;
+mod show;
+
+pub use decide::{decide, Launch};
+pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
+
+use crate::environment::Edits;
+use crate::path::AbsPath;
+
+/// Everything one node does to start a step's container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchPlan {
+    /// The image file.
+    pub image: AbsPath,
+    /// How it is mounted.
+    pub how: How,
+    /// Missing destinations, parents first, made in the tmpfs layer of an overlay. None: no overlay.
+    pub skeleton: Vec<Made>,
+    /// Mounts, in the order they are made.
+    pub mounts: Vec<Op>,
+    /// Changes to each task's environment.
+    pub environment: Edits,
+    /// Where tasks start, if not in the job's working directory.
+    pub workdir: Option<AbsPath>,
+}
+
+/// How the image is mounted (D6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Loop device and the kernel's SquashFS: bytes that only root can write.
+    Kernel,
+    /// squashfuse_ll as the user.
+    Fuse,
+}
+
+/// A directory or an empty file that the image lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Where. Its parent is in the image or comes earlier in the list.
+    pub path: AbsPath,
+    /// Directory or file.
+    pub directory: bool,
+    /// Permission bits: a copy of the image's for a directory that the image has, so that the overlay shows
+    /// the same; 0755 or 0644 for a new one.
+    pub mode: u32,
+    /// Owner: likewise a copy, or root.
+    pub uid: u32,
+    /// Group: likewise.
+    pub gid: u32,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A host file or directory, with what is mounted below it. Always nosuid.
+    Bind {
+        /// On the host.
+        source: AbsPath,
+        /// In the container.
+        destination: AbsPath,
+        /// Nothing below it can be written.
+        readonly: bool,
+        /// Device nodes work through it.
+        devices: bool,
+        /// With whose permissions the source was opened.
+        opener: Opener,
+    },
+    /// A text that Grus makes, as a read-only file.
+    Text {
+        /// In the container.
+        destination: AbsPath,
+        /// Its content.
+        content: String,
+    },
+    /// A directory of the image, writable for the user, in memory.
+    Volatile {
+        /// In the container.
+        destination: AbsPath,
+    },
+}
+
+impl Op {
+    /// Where it is mounted.
+    pub fn destination(&self) -> &AbsPath {
+        match self {
+            Op::Bind { destination, .. } | Op::Text { destination, .. } | Op::Volatile { destination } => {
+                destination
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

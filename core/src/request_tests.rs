@@ -1,0 +1,122 @@
+use super::*;
+use crate::options::by_name;
+
+fn cwd() -> AbsPath {
+    AbsPath::parse("/work/dir").expect("static")
+}
+
+/// Builds a request from `name=value` words, as srun would hand them over.
+fn typed(words: &[&str]) -> Result<Request, Refusal> {
+    let mut request = Request::default();
+    for word in words {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        request.set(by_name(name).expect("a known option").opt, value, &cwd())?;
+    }
+    Ok(request)
+}
+
+#[test]
+fn a_full_request_survives_the_journey() {
+    let request = typed(&[
+        "container-image=ubuntu:24.04",
+        "mount=type=bind,source=/a b,destination=/c",
+        "mount=/x",
+        "writable-volatile=/usr/local,/opt",
+        "writable-volatile=/srv",
+        "no-container-mount-home",
+        "container-mount-workdir",
+        "container-pull=never",
+        "container-batch",
+    ])
+    .expect("all good");
+    assert_eq!(request.mounts.len(), 2);
+    assert_eq!(request.volatile.len(), 3);
+    assert_eq!(Request::decode(&request.encode().expect("short")).expect("own text"), request);
+}
+
+#[test]
+fn images_are_references_files_or_none() {
+    let image = |v: &str| typed(&[&format!("container-image={v}")]).expect(v).image.expect("set");
+    assert_eq!(image("none"), Image::None);
+    for (typed, path) in
+        [("/a/b.sqsh", "/a/b.sqsh"), ("./b", "/work/dir/b"), ("../b", "/work/b"), ("../../../b", "/b")]
+    {
+        assert_eq!(image(typed), Image::File(AbsPath::parse(path).expect(path)));
+    }
+    assert!(
+        matches!(image("ubuntu"), Image::Reference(r) if r.to_string() == "docker.io/library/ubuntu:latest")
+    );
+}
+
+#[test]
+fn contradictions_are_refused_and_repeats_are_not() {
+    assert!(typed(&["container-image=a", "container-image=a", "mount=/x", "mount=/x"]).is_ok());
+    for (words, why) in [
+        (
+            &["container-image=a", "container-image=b"][..],
+            "--container-image is given twice with different values",
+        ),
+        (
+            &["container-mount-home", "no-container-mount-home"],
+            "--container-mount-home and --no-container-mount-home contradict each other",
+        ),
+        (&["writable-volatile=/"], "--writable-volatile=/: '/' as a whole cannot be made writable"),
+        (&["writable-volatile=usr"], "--writable-volatile=usr: 'usr' is not an absolute path"),
+        (&["container-pull=maybe"], "--container-pull=maybe is not known"),
+    ] {
+        let refusal = typed(words).expect_err(why);
+        assert_eq!(refusal.what, why);
+        assert!(refusal.hint.is_some());
+    }
+}
+
+#[test]
+fn a_step_inherits_what_it_does_not_say() {
+    let mut job = typed(&["container-image=a", "mount=/x", "no-container-mount-home"]).expect("good");
+    job.resolved = Some(Resolved { path: AbsPath::parse("/i").expect("static"), digest: None });
+    let inherits = Request::default().over(job.clone());
+    assert_eq!(inherits, job);
+    let other = typed(&["container-image=b", "mount=/y"]).expect("good").over(job.clone());
+    assert_eq!(other.resolved, None, "the job's file is not the step's image");
+    assert_eq!(other.mounts, typed(&["mount=/y"]).expect("good").mounts);
+    assert_eq!(other.mount_home, Some(false));
+    let none = typed(&["container-image=none"]).expect("good").over(job);
+    assert!(!none.wants_container());
+}
+
+#[test]
+fn options_without_an_image_are_named() {
+    assert_eq!(
+        typed(&["mount=/x", "container-pull=never"]).expect("good").pointless(),
+        ["mount", "container-pull"]
+    );
+    assert!(typed(&["mount=/x", "container-image=none"]).expect("good").pointless().is_empty());
+}
+
+#[test]
+fn hostile_text_on_the_node_is_refused() {
+    let many = format!(r#"{{"volatile":[{}]}}"#, vec![r#""/a""#; 300].join(","));
+    for bad in [
+        "",
+        "{\"unknown\":1}",
+        r#"{"image":{"file":"relative"}}"#,
+        r#"{"image":{"reference":"../../x"}}"#,
+        r#"{"mounts":[{"source":"/a","destination":"/b/../../c"}]}"#,
+        r#"{"resolved":{"path":"/a\u0000b"}}"#,
+        &many,
+        &format!("{}{{}}", " ".repeat(MAX_ENCODED)),
+    ] {
+        let refusal = Request::decode(bad).expect_err(bad);
+        assert!(!refusal.what.contains('\n') && refusal.hint.is_some());
+    }
+}
+
+#[test]
+fn a_request_too_long_for_one_variable_is_refused_at_submission() {
+    let mut request = Request::default();
+    for i in 0..MAX_MOUNTS {
+        let word = format!("/{}{i}", "long/".repeat(100));
+        request.set(Opt::Mount, &word, &cwd()).expect("fits the list");
+    }
+    assert!(request.encode().expect_err("too long").hint.is_some());
+}

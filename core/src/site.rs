@@ -1,0 +1,252 @@
+//! The site's configuration, `grus.toml` and `grus.d/*.toml` (DESIGN 4): text in, [`Site`] out.
+//!
+//! [`KEYS`] is the one definition of every key: the shipped, annotated file and grus.toml(5) are made from
+//! it. An unknown key is refused with the nearest known one named. Later files win: a value replaces the
+//! earlier one, a list is added to it.
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use toml::{Table, Value};
+
+use crate::environment::Rules;
+use crate::mount::Mount;
+use crate::path::AbsPath;
+use crate::refusal::{nearest, printable, Refusal};
+use crate::request::PullPolicy;
+
+pub use crate::site_keys::{Key, KEYS};
+
+/// How images that users can write are mounted (D6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserImages {
+    /// By squashfuse_ll, running as the user.
+    Fuse,
+    /// By the kernel: the site trusts its users with the kernel's SquashFS parser.
+    Kernel,
+    /// Not at all; only images of the system repository run.
+    Refuse,
+}
+
+/// The site's choices, complete: what no file sets has its default.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Site {
+    /// `[repository]`
+    pub repository: Repositories,
+    /// `[pull]`
+    pub pull: Pull,
+    /// `[mounts]`
+    pub mounts: Mounts,
+    /// `[volatile]`
+    pub volatile: Volatile,
+    /// `[environment]`
+    pub environment: Rules,
+    /// `[security]`
+    pub security: Security,
+    /// `[batch]`
+    pub batch: Batch,
+}
+
+/// Where images are.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Repositories {
+    /// The user's own; may hold `{user}`, `{home}`, `{uid}` and `${NAME}`.
+    pub user: String,
+    /// The system's, owned by root; empty for none.
+    pub system: String,
+}
+
+/// Pulling at submission (D11).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Pull {
+    /// The default of `--container-pull`.
+    pub policy: PullPolicy,
+    /// The `grus` program that pulls.
+    pub command: AbsPath,
+    /// Registries spoken to over plain HTTP, beyond loopback.
+    pub plain_http: Vec<String>,
+}
+
+/// What every container gets.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Mounts {
+    /// The user's home.
+    pub home: bool,
+    /// The job's working directory.
+    pub workdir: bool,
+    /// The host's /tmp.
+    pub tmp: bool,
+    /// More binds, in the grammar of `--mount`.
+    pub site: Vec<String>,
+}
+
+/// Limits of volatile directories.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Volatile {
+    /// tmpfs(5) size: bytes with k, m, g, or a percentage of memory.
+    pub size: String,
+}
+
+/// Trust.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Security {
+    /// How images that users can write are mounted.
+    pub user_images: UserImages,
+    /// The squashfuse_ll program.
+    pub squashfuse: AbsPath,
+}
+
+/// Batch scripts (D4).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Batch {
+    /// The default of `--container-batch`.
+    pub container: bool,
+}
+
+impl Site {
+    /// The configuration of a site without any file.
+    pub fn defaults() -> Self {
+        // KEYS' defaults are constants; a test reads them.
+        Self::parse(&[]).unwrap_or_else(|refusal| unreachable!("{refusal}"))
+    }
+
+    /// Merges files, given as (name, text) in order, over the defaults.
+    pub fn parse(files: &[(String, String)]) -> Result<Self, Refusal> {
+        let mut merged = defaults();
+        for (name, text) in files {
+            let bad = |why: String| {
+                Refusal::site(format!("the site file {} is wrong: {}", printable(name), printable(&why)))
+                    .hint("the administrator must mend it; see grus.toml(5)")
+            };
+            let table: Table = text.parse().map_err(|e: toml::de::Error| {
+                let line = e.span().map_or(0, |s| text[..s.start].matches('\n').count() + 1);
+                bad(format!("line {line}: {}", e.message()))
+            })?;
+            check_names(&table, "").map_err(bad)?;
+            merge(&mut merged, table);
+            Self::from_table(merged.clone()).map_err(bad)?;
+        }
+        Self::from_table(merged).map_err(Refusal::site)
+    }
+
+    fn from_table(table: Table) -> Result<Self, String> {
+        let site: Self = table.try_into().map_err(|e: toml::de::Error| e.message().to_owned())?;
+        for mount in &site.mounts.site {
+            Mount::parse(mount, &AbsPath::root()).map_err(|e| e.what)?;
+        }
+        let size = site.volatile.size.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']);
+        if size.is_empty()
+            || !size.bytes().all(|b| b.is_ascii_digit())
+            || site.volatile.size.len() > size.len() + 1
+        {
+            return Err(format!("volatile.size '{}' is not a size such as 8g or 50%", site.volatile.size));
+        }
+        Ok(site)
+    }
+
+    /// The site's own mounts, parsed.
+    pub fn site_mounts(&self) -> Vec<Mount> {
+        self.mounts.site.iter().filter_map(|m| Mount::parse(m, &AbsPath::root()).ok()).collect()
+    }
+}
+
+/// What `{…}` and `${…}` stand for in a repository's path.
+#[derive(Debug)]
+pub struct Who<'a> {
+    /// Login name.
+    pub user: &'a str,
+    /// Home directory.
+    pub home: &'a str,
+    /// User id.
+    pub uid: u32,
+    /// The user's environment.
+    pub environment: &'a BTreeMap<String, String>,
+}
+
+/// Fills in a path template; an unknown name or an unset variable is refused.
+pub fn expand(template: &str, who: &Who) -> Result<AbsPath, Refusal> {
+    let bad = |why: String| {
+        Refusal::site(format!("the repository path '{}' {why}", printable(template)))
+            .hint("see repository.user in grus.toml(5)")
+    };
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        let variable = rest[..at].ends_with('$');
+        out.push_str(if variable { &rest[..at - 1] } else { &rest[..at] });
+        let (name, after) =
+            rest[at + 1..].split_once('}').ok_or_else(|| bad("has a '{' without '}'".into()))?;
+        match (variable, name) {
+            (false, "user") => out.push_str(who.user),
+            (false, "home") => out.push_str(who.home),
+            (false, "uid") => out.push_str(&who.uid.to_string()),
+            (false, other) => return Err(bad(format!("has an unknown '{{{}}}'", printable(other)))),
+            (true, name) => match who.environment.get(name) {
+                Some(value) if !value.is_empty() => out.push_str(value),
+                _ => return Err(bad(format!("needs ${}, which is not set", printable(name)))),
+            },
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    AbsPath::parse(&out).map_err(|e| bad(format!("expands to {}", e.what)))
+}
+
+/// The defaults of [`KEYS`] as one table.
+fn defaults() -> Table {
+    let mut table = Table::new();
+    for key in KEYS {
+        let (section, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        let text = format!("{name} = {}", key.default);
+        let row: Table = text.parse().unwrap_or_default();
+        let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(section) = section {
+            section.extend(row);
+        }
+    }
+    table
+}
+
+fn check_names(table: &Table, above: &str) -> Result<(), String> {
+    for (name, value) in table {
+        let full = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        if KEYS.iter().any(|k| k.name == full) {
+            continue;
+        }
+        match value {
+            Value::Table(inner) if KEYS.iter().any(|k| k.name.starts_with(&format!("{full}."))) => {
+                check_names(inner, &full)?;
+            }
+            _ => {
+                let sections = KEYS.iter().filter_map(|k| k.name.split_once('.')).map(|(s, _)| s);
+                let near = nearest(&full, KEYS.iter().map(|k| k.name).chain(sections));
+                let meant = near.map_or(String::new(), |k| format!("; did you mean '{k}'?"));
+                return Err(format!("unknown key '{full}'{meant}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (name, value) in from {
+        match (into.get_mut(&name), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (Some(Value::Array(old)), Value::Array(new)) => old.extend(new),
+            (_, value) => {
+                into.insert(name, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "site_tests.rs"]
+mod tests;

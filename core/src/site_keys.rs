@@ -1,0 +1,112 @@
+//! Every key of grus.toml, once: name, default and text. The shipped `slurm-conf/grus.toml` and the key
+//! section of grus.toml(5) are made from this table.
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.name`.
+    pub name: &'static str,
+    /// The default, as TOML text.
+    pub default: &'static str,
+    /// What it does, in sentences.
+    pub text: &'static str,
+}
+
+/// All keys in the order of the file.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "repository.user",
+        default: "\"{home}/.local/share/grus\"",
+        text: "Where each user's images are. {user}, {home} and {uid} are filled in; ${NAME} is a variable of the \
+               user's environment at submission. Choose a file system that login and compute nodes share and that \
+               likes large files, for example \"/scratch/{user}/.grus\".",
+    },
+    Key {
+        name: "repository.system",
+        default: "\"\"",
+        text: "The system repository, for everyone. Images here that only root can write are mounted by the \
+               kernel. Empty: there is none.",
+    },
+    Key {
+        name: "pull.policy",
+        default: "\"missing\"",
+        text: "What srun, sbatch and salloc do at submission: \"missing\" pulls an image that is in no repository, \
+               \"never\" refuses, \"always\" asks the registry each time. The default of --container-pull.",
+    },
+    Key {
+        name: "pull.command",
+        default: "\"/usr/bin/grus\"",
+        text: "The grus program that pulls at submission, run as the user.",
+    },
+    Key {
+        name: "pull.plain-http",
+        default: "[]",
+        text: "Registries (\"host:port\") that may be spoken to over plain HTTP. Loopback addresses may always.",
+    },
+    Key {
+        name: "mounts.home",
+        default: "true",
+        text: "Whether the user's home directory is bound at its own path.",
+    },
+    Key {
+        name: "mounts.workdir",
+        default: "true",
+        text: "Whether the job's working directory is bound at its own path.",
+    },
+    Key { name: "mounts.tmp", default: "true", text: "Whether the node's /tmp is bound." },
+    Key {
+        name: "mounts.site",
+        default: "[]",
+        text: "Binds that every container gets, in the grammar of --mount, for example \
+               [\"type=bind,source=/scratch,destination=/scratch\", \"/opt/site:/opt/site:ro\"]. One whose source \
+               is missing on a node is left out there.",
+    },
+    Key {
+        name: "volatile.size",
+        default: "\"50%\"",
+        text: "How much one step's volatile directories may hold on a node together, in memory: bytes with k, m or \
+               g, or a percentage of the node's memory.",
+    },
+    Key {
+        name: "environment.set",
+        default: "{}",
+        text: "Variables set in every container, for example { SITE = \"alps\" }.",
+    },
+    Key {
+        name: "environment.prepend",
+        default: "{}",
+        text: "Text put before a variable's value, with a ':' between.",
+    },
+    Key {
+        name: "environment.append",
+        default: "{}",
+        text: "Text put after a variable's value, with a ':' between.",
+    },
+    Key {
+        name: "environment.unset",
+        default: "[]",
+        text: "Variables of the host that do not enter containers; a trailing '*' matches any ending.",
+    },
+    Key {
+        name: "environment.keep",
+        default: "[]",
+        text: "Variables that Grus would drop since they name host files (LD_LIBRARY_PATH, LD_PRELOAD, PYTHONPATH \
+               and the like), kept all the same.",
+    },
+    Key {
+        name: "security.user-images",
+        default: "\"fuse\"",
+        text: "How images that a user can write are mounted: \"fuse\" by squashfuse_ll as that user, \"kernel\" by \
+               the kernel's SquashFS (the site then trusts its users with a kernel parser), \"refuse\" not at all.",
+    },
+    Key {
+        name: "security.squashfuse",
+        default: "\"/usr/bin/squashfuse_ll\"",
+        text: "The squashfuse_ll program. It must be owned by root and not writable by others.",
+    },
+    Key {
+        name: "batch.container",
+        default: "false",
+        text: "Whether batch scripts run inside the container themselves. The default of --container-batch.",
+    },
+];

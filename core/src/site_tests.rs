@@ -1,0 +1,67 @@
+use super::*;
+
+fn site(text: &str) -> Result<Site, Refusal> {
+    Site::parse(&[("grus.toml".into(), text.into())])
+}
+
+#[test]
+fn without_a_file_the_defaults_hold() {
+    let site = Site::defaults();
+    assert_eq!(site.security.user_images, UserImages::Fuse);
+    assert_eq!(site.pull.policy, PullPolicy::Missing);
+    assert!(site.mounts.home && site.mounts.workdir && site.mounts.tmp && !site.batch.container);
+    assert_eq!(site.repository.user, "{home}/.local/share/grus");
+}
+
+#[test]
+fn later_files_replace_values_and_add_to_lists() {
+    let files = [
+        ("a".into(), "[mounts]\nhome = false\nsite = ['/x']\n[environment.set]\nA = '1'\n".to_owned()),
+        ("b".into(), "[mounts]\nsite = ['/y:/z:ro']\n[environment.set]\nB = '2'\n".to_owned()),
+    ];
+    let site = Site::parse(&files).expect("both are good");
+    assert!(!site.mounts.home);
+    let mounts: Vec<String> = site.site_mounts().iter().map(ToString::to_string).collect();
+    assert_eq!(mounts, ["/x on /x (rw)", "/y on /z (ro)"]);
+    assert_eq!(site.environment.set.len(), 2);
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_file() {
+    for (text, why) in [
+        ("[mounts]\nhoem = true", "unknown key 'mounts.hoem'; did you mean 'mounts.home'?"),
+        ("[mount]\nhome = true", "unknown key 'mount'; did you mean 'mounts'?"),
+        ("bananas = 1", "unknown key 'bananas'"),
+        ("[mounts]\nhome = 'yes'", "invalid type: string \"yes\", expected a boolean"),
+        ("[security]\nuser-images = 'x'", "unknown variant `x`, expected one of `fuse`, `kernel`, `refuse`"),
+        ("[mounts]\nsite = ['/a:b']", "mount '/a:b': 'b' is not an absolute path"),
+        ("[volatile]\nsize = 'big'", "volatile.size 'big' is not a size such as 8g or 50%"),
+        ("[security]\nsquashfuse = 'squashfuse_ll'", "'squashfuse_ll' is not an absolute path"),
+    ] {
+        let refusal = site(text).expect_err(text);
+        assert!(refusal.what.starts_with("the site file grus.toml is wrong: "), "{refusal}");
+        assert!(refusal.what.ends_with(why), "{refusal}");
+        assert!(refusal.hint.is_some() && !refusal.what.contains('\n'));
+    }
+    assert!(site("[mounts]\nhome = \n").expect_err("cut off").what.contains("line 2"));
+}
+
+#[test]
+fn repository_paths_are_filled_in() {
+    let environment = BTreeMap::from([("SCRATCH".to_owned(), "/s/a".to_owned())]);
+    let who = Who { user: "alice", home: "/home/alice", uid: 7, environment: &environment };
+    let at = |t: &str| expand(t, &who).map(|p| p.to_string());
+    assert_eq!(at("{home}/g").as_deref(), Ok("/home/alice/g"));
+    assert_eq!(at("/x/{user}-{uid}/g").as_deref(), Ok("/x/alice-7/g"));
+    assert_eq!(at("${SCRATCH}/g").as_deref(), Ok("/s/a/g"));
+    for bad in ["{group}/g", "${UNSET}/g", "{home", "relative"] {
+        assert!(at(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn every_key_is_described() {
+    for key in KEYS {
+        assert!(key.name.contains('.') && key.text.ends_with('.'), "{}", key.name);
+    }
+}
