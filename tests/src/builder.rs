@@ -1,0 +1,163 @@
+//! What a test wants its cluster to be like, and `up`.
+
+use std::fs;
+
+use anyhow::{bail, ensure, Context, Result};
+
+use crate::account::Account;
+use crate::cluster::{root, Cluster};
+use crate::conf::Settings;
+use crate::daemon::start_time;
+use crate::machine::{locked, usable_proctrack};
+
+/// What a cluster is to be like.
+#[derive(Debug, Clone)]
+pub struct ClusterBuilder {
+    settings: Settings,
+    plugstack: String,
+    persistent: bool,
+}
+
+impl ClusterBuilder {
+    pub(crate) fn new(name: &str) -> Self {
+        let settings = Settings {
+            name: name.into(),
+            node_prefix: name.into(),
+            nodes: 2,
+            cpus: 8,
+            user: format!("grus-{name}"),
+            proctrack: usable_proctrack().into(),
+            task_plugin: "task/none".into(),
+            jobacct: "jobacct_gather/linux".into(),
+            mpi_default: "none".into(),
+            extra: Vec::new(),
+        };
+        Self { settings, plugstack: String::new(), persistent: false }
+    }
+
+    /// Number of nodes (2).
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.settings.nodes = nodes;
+        self
+    }
+
+    /// CPUs each node claims to have (8), whatever the machine has.
+    pub fn cpus(mut self, cpus: usize) -> Self {
+        self.settings.cpus = cpus;
+        self
+    }
+
+    /// Node names are this and a number; by default the lab's name. Two running labs must differ in it.
+    pub fn node_prefix(mut self, prefix: &str) -> Self {
+        self.settings.node_prefix = prefix.into();
+        self
+    }
+
+    /// `TaskPlugin=` (`task/none`).
+    pub fn task_plugin(mut self, plugin: &str) -> Self {
+        self.settings.task_plugin = plugin.into();
+        self
+    }
+
+    /// `ProctrackType=` (cgroup where the machine has a usable one, else linuxproc).
+    pub fn proctrack(mut self, plugin: &str) -> Self {
+        self.settings.proctrack = plugin.into();
+        self
+    }
+
+    /// `JobAcctGatherType=` (`jobacct_gather/linux`).
+    pub fn jobacct(mut self, plugin: &str) -> Self {
+        self.settings.jobacct = plugin.into();
+        self
+    }
+
+    /// `MpiDefault=` (`none`).
+    pub fn mpi_default(mut self, plugin: &str) -> Self {
+        self.settings.mpi_default = plugin.into();
+        self
+    }
+
+    /// One more line for `slurm.conf`.
+    pub fn extra(mut self, line: &str) -> Self {
+        self.settings.extra.push(line.into());
+        self
+    }
+
+    /// The whole `plugstack.conf` (empty).
+    pub fn plugstack(mut self, text: &str) -> Self {
+        self.plugstack = text.into();
+        self
+    }
+
+    /// Outlives this process, until `down` is called by whoever attaches to it.
+    pub fn persistent(mut self) -> Self {
+        self.persistent = true;
+        self
+    }
+
+    /// Brings it up; all nodes are idle when this returns. A persistent lab that already runs with the same
+    /// settings is taken over as it is, any other of the same name is taken down first.
+    pub fn up(self) -> Result<Cluster> {
+        ensure!(rustix::process::getuid().is_root(), "only root can bring a lab up");
+        let _lock = locked()?;
+        sweep()?;
+        let dir = root().join(&self.settings.name);
+        if let Ok(running) = Cluster::open(&self.settings.name) {
+            if self.persistent && running.settings == self.settings && running.answers() {
+                running.set_plugstack(&self.plugstack)?;
+                return Ok(running);
+            }
+            running.take_down()?;
+        }
+        refuse_shared_node_names(&self.settings)?;
+        fs::create_dir_all(dir.join("pids"))?;
+        fs::write(dir.join("lab.json"), serde_json::to_vec_pretty(&self.settings)?)?;
+        if !self.persistent {
+            let pid = std::process::id();
+            let start = start_time(pid).context("own start time")?;
+            fs::write(dir.join("owner"), format!("{pid} {start}"))?;
+        }
+        let account = Account::ensure(&dir, &self.settings.user)?;
+        let cluster = Cluster { dir, account, settings: self.settings, owned: !self.persistent };
+        // From here on a failure drops `cluster`, which takes down what is up.
+        cluster.write_files(&self.plugstack)?;
+        if let Err(error) = cluster.start() {
+            let logs = cluster.log_tails();
+            return Err(error.context(logs));
+        }
+        Ok(cluster)
+    }
+}
+
+/// Takes down labs whose owner, a test run, is no more. Returns the names of those it leaves running.
+fn sweep() -> Result<Vec<String>> {
+    let mut running = Vec::new();
+    for entry in fs::read_dir(root())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let owner = fs::read_to_string(entry.path().join("owner")).unwrap_or_default();
+        let gone = owner.split_once(' ').is_some_and(|(pid, start)| {
+            pid.parse().map_or(true, |pid| start_time(pid).map(|s| s.to_string()).as_deref() != Some(start))
+        });
+        match Cluster::open(&name) {
+            Ok(lab) if gone => lab.take_down()?,
+            _ => running.push(name),
+        }
+    }
+    Ok(running)
+}
+
+/// proctrack/cgroup's hierarchies are named by node: equal names in two labs would tear each other's down.
+fn refuse_shared_node_names(settings: &Settings) -> Result<()> {
+    for name in sweep()? {
+        if name != settings.name
+            && Cluster::open(&name).is_ok_and(|lab| lab.settings.node_prefix == settings.node_prefix)
+        {
+            bail!("lab {name} already has nodes called {}1...", settings.node_prefix);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Small images made from Debian's packages: no outside registry is asked, and a rerun finds them made.
+//!
+//! Each recipe yields an OCI layout `<store>/<name>-<key>`, where the key is a hash of the recipe's own source:
+//! who edits a recipe gets a new image. Time stamps are fixed, so the same packages give the same digests.
+
+pub mod debian;
+pub mod layout;
+pub mod small;
+pub mod torture;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, Result};
+use sha2::{Digest, Sha256};
+
+/// All time stamps in the images: 2023-11-14T22:13:20Z.
+pub const EPOCH: u64 = 1_700_000_000;
+
+/// Names of all recipes, in the order that makes them fastest to build.
+pub const NAMES: &[&str] =
+    &["busybox", "static", "no-passwd", "tmp-link", "other-arch", "torture", "debian", "mpich", "openmpi"];
+
+/// A directory of made images.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    dir: PathBuf,
+}
+
+impl Default for ImageStore {
+    /// `GRUS_IMAGES`, else `grus-images` in the workspace's target directory.
+    fn default() -> Self {
+        let dir = std::env::var_os("GRUS_IMAGES").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/grus-images"),
+            PathBuf::from,
+        );
+        Self { dir }
+    }
+}
+
+impl ImageStore {
+    /// A store in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The OCI layout of image `name` (tag `latest`), made now if it is not there yet.
+    pub fn layout(&self, name: &str) -> Result<PathBuf> {
+        let key = key(name)?;
+        fs::create_dir_all(&self.dir)?;
+        let store = self.dir.canonicalize()?;
+        let done = store.join(format!("{name}-{key}"));
+        let lock = File::create(store.join("lock"))?;
+        lock.lock()?;
+        if !done.exists() {
+            let work = store.join("work");
+            fs::create_dir_all(&work)?;
+            let new = work.join(format!("{name}.new"));
+            if new.exists() {
+                fs::remove_dir_all(&new)?;
+            }
+            match name {
+                "torture" => torture::make(&new)?,
+                "debian" | "mpich" | "openmpi" => debian::make(name, &work, &new)?,
+                _ => small::make(name, &new)?,
+            }
+            fs::rename(&new, &done)?;
+        }
+        Ok(done)
+    }
+}
+
+/// Hash of all that decides what the recipe makes.
+fn key(name: &str) -> Result<String> {
+    if !NAMES.contains(&name) {
+        bail!("there is no recipe for image {name}; there are {}", NAMES.join(", "));
+    }
+    let recipe = match name {
+        "torture" => include_str!("images/torture.rs").to_owned(),
+        "debian" | "mpich" | "openmpi" => debian::sources(),
+        _ => include_str!("images/small.rs").to_owned(),
+    };
+    let all = [name, include_str!("images/layout.rs"), &recipe].concat();
+    Ok(format!("{:x}", Sha256::digest(all))[..12].to_owned())
+}
