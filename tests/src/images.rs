@@ -7,6 +7,7 @@ pub mod debian;
 pub mod layout;
 pub mod small;
 pub mod torture;
+mod tree;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
