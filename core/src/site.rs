@@ -14,7 +14,7 @@ use crate::path::AbsPath;
 use crate::refusal::{nearest, printable, Refusal};
 use crate::request::PullPolicy;
 
-pub use crate::site_keys::{Key, KEYS};
+pub use crate::site_keys::{annotated_file, wrapped, Key, KEYS};
 
 /// How images that users can write are mounted (D6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -110,3 +110,40 @@ pub const KEYS: &[Key] = &[
         text: "Whether batch scripts run inside the container themselves. The default of --container-batch.",
     },
 ];
+
+/// The shipped, annotated `grus.toml`: every key with its text, commented out at its default.
+pub fn annotated_file() -> String {
+    let mut out = String::from(
+        "# Configuration of Grus: /etc/grus/grus.toml, then /etc/grus/grus.d/*.toml in order of name.\n\
+         # Every key is shown with its default. The files must belong to root and be writable by root alone.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (of, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if of != section {
+            section = of;
+            out.push_str(&format!("\n[{section}]\n"));
+        }
+        out.push('\n');
+        for line in wrapped(key.text, 98) {
+            out.push_str(&format!("# {line}\n"));
+        }
+        out.push_str(&format!("#{name} = {}\n", key.default));
+    }
+    out
+}
+
+/// Words in lines of at most `width` characters.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -65,3 +65,20 @@ fn every_key_is_described() {
         assert!(key.name.contains('.') && key.text.ends_with('.'), "{}", key.name);
     }
 }
+
+#[test]
+fn the_shipped_file_is_made_from_the_table() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../slurm-conf/grus.toml");
+    if std::env::var_os("GRUS_GOLDEN").is_some() {
+        std::fs::write(file, annotated_file()).expect("slurm-conf is writable");
+    }
+    let shipped = std::fs::read_to_string(file).expect("slurm-conf/grus.toml exists");
+    assert_eq!(shipped, annotated_file(), "run with GRUS_GOLDEN=1 to accept");
+    assert_eq!(site(&shipped).expect("it is a good site file"), Site::defaults());
+    let uncommented: String = shipped
+        .lines()
+        .map(|l| if l.starts_with('#') && !l.starts_with("# ") { &l[1..] } else { l })
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert_eq!(site(&uncommented).expect("every default is valid"), Site::defaults());
+}

@@ -126,7 +126,7 @@ impl Draft<'_> {
             Op::Bind { source, destination, .. } => source == destination && jobs.is_within(destination),
             _ => false,
         });
-        if visible {
+        if visible && launch.request.mount_workdir != Some(false) {
             return Ok(None);
         }
         // Slurm changes to the job's directory before the plugin's last hook, and complains if it is missing.

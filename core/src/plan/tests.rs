@@ -1,3 +1,264 @@
-//! Golden plans: a table of launches, each against a stand-in tree, each with its plan as text under
-//! `core/tests/golden`. `GRUS_GOLDEN=1 cargo test -p grus-core` rewrites them; review reads the diff.
+//! Golden plans: launches against a stand-in tree, each compared with its text under `core/tests/golden`.
+//! `GRUS_GOLDEN=1 cargo test -p grus-core` rewrites the texts; review reads the difference.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use super::*;
+use crate::identity::{Group, User};
+use crate::image::ImageConfig;
+use crate::options::by_name;
+use crate::refusal::Refusal;
+use crate::request::Request;
+use crate::site::Site;
+
+/// An image's tree: path to entry, and contents of files.
+#[derive(Default)]
+struct Tree {
+    entries: BTreeMap<String, Entry>,
+    contents: BTreeMap<String, Vec<u8>>,
+}
+
+impl Tree {
+    fn with(mut self, kind: Kind, paths: &[&str]) -> Self {
+        for path in paths {
+            let mode = if kind == Kind::Directory { 0o755 } else { 0o644 };
+            let (path, target) = path.split_once(" -> ").map_or((*path, None), |(p, t)| (p, Some(t.into())));
+            self.entries.insert(path.into(), Entry { kind, mode, uid: 0, gid: 0, target });
+        }
+        self
+    }
+
+    fn containing(mut self, path: &str, text: &str) -> Self {
+        self = self.with(Kind::File, &[path]);
+        self.contents.insert(path.into(), text.into());
+        self
+    }
+
+    /// What Debian's minbase has of the places that matter.
+    fn debian() -> Self {
+        Self::default()
+            .with(
+                Kind::Directory,
+                &[
+                    "/",
+                    "/dev",
+                    "/etc",
+                    "/home",
+                    "/proc",
+                    "/root",
+                    "/sys",
+                    "/tmp",
+                    "/usr",
+                    "/usr/local",
+                    "/opt",
+                ],
+            )
+            .containing("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\n")
+            .containing("/etc/group", "root:x:0:\nusers:x:100:\n")
+    }
+}
+
+impl Rootfs for Tree {
+    fn entry(&self, path: &AbsPath) -> Result<Option<Entry>, Refusal> {
+        Ok(self.entries.get(path.as_str()).cloned())
+    }
+
+    fn read(&self, path: &AbsPath, limit: usize) -> Result<Option<Vec<u8>>, Refusal> {
+        let content = self.contents.get(path.as_str()).cloned();
+        assert!(content.as_ref().is_none_or(|c| c.len() <= limit));
+        Ok(content)
+    }
+}
+
+/// The host's files: what exists, what only root can reach.
+struct Files(BTreeMap<&'static str, Kind>, &'static [&'static str]);
+
+impl Files {
+    fn node() -> Self {
+        let dirs =
+            ["/proc", "/sys", "/dev", "/tmp", "/home/alice", "/home/alice/run", "/scratch", "/data", "/work"];
+        let mut all: BTreeMap<_, _> = dirs.into_iter().map(|d| (d, Kind::Directory)).collect();
+        all.extend(["/etc/hosts", "/etc/resolv.conf", "/data/file"].map(|f| (f, Kind::File)));
+        all.insert("/dev/fuse", Kind::Device);
+        all.insert("/secret", Kind::Directory);
+        Self(all, &["/secret"])
+    }
+}
+
+impl Host for Files {
+    fn source(&self, path: &AbsPath, opener: Opener) -> Result<Kind, Unavailable> {
+        if opener == Opener::User && self.1.contains(&path.as_str()) {
+            return Err(Unavailable("Permission denied".into()));
+        }
+        self.0.get(path.as_str()).copied().ok_or_else(|| Unavailable("No such file or directory".into()))
+    }
+}
+
+fn alice() -> User {
+    User {
+        name: "alice".into(),
+        uid: 1000,
+        gid: 1000,
+        gecos: String::new(),
+        home: "/home/alice".into(),
+        shell: "/bin/bash".into(),
+        groups: vec![
+            Group { gid: 1000, name: Some("alice".into()) },
+            Group { gid: 50, name: Some("lab".into()) },
+        ],
+    }
+}
+
+struct Case {
+    options: &'static [&'static str],
+    site: &'static str,
+    workdir: &'static str,
+    image: ImageConfig,
+    tree: Tree,
+}
+
+impl Case {
+    fn of(options: &'static [&'static str]) -> Self {
+        let image = ImageConfig { env: vec!["PATH=/usr/bin".into(), "IMG=1".into()], ..Default::default() };
+        Self { options, site: "", workdir: "/home/alice/run", image, tree: Tree::debian() }
+    }
+
+    fn decide(&self) -> Result<LaunchPlan, Refusal> {
+        let cwd = AbsPath::parse(self.workdir).expect("a path");
+        let mut request = Request::default();
+        for word in self.options {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            request.set(by_name(name).expect("a known option").opt, value, &cwd)?;
+        }
+        let site = Site::parse(&[("grus.toml".into(), self.site.into())])?;
+        let environment = [("PATH", "/host/bin"), ("LD_LIBRARY_PATH", "/host/lib"), ("HOME", "/home/alice")];
+        let job = Job {
+            user: alice(),
+            workdir: cwd,
+            environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            slurm_paths: vec![],
+        };
+        let image = AbsPath::parse("/repo/image.squashfs").expect("static");
+        let launch = Launch {
+            request: &request,
+            image: &image,
+            how: How::Kernel,
+            config: &self.image,
+            site: &site,
+            job: &job,
+        };
+        decide(&launch, &self.tree, &Files::node())
+    }
+
+    fn refused(&self) -> Refusal {
+        match self.decide() {
+            Ok(plan) => panic!("not refused:\n{plan}"),
+            Err(refusal) => refusal,
+        }
+    }
+
+    fn golden(&self, name: &str) {
+        let plan = self.decide().unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        let text = plan.to_string();
+        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.plan"));
+        if std::env::var_os("GRUS_GOLDEN").is_some() {
+            std::fs::write(&file, &text).expect("golden folder is writable");
+        }
+        let golden = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(text, golden, "{name}: run with GRUS_GOLDEN=1 to accept");
+    }
+}
+
+#[test]
+fn plain() {
+    Case::of(&[]).golden("plain");
+}
+
+#[test]
+fn every_option() {
+    let mut case = Case::of(&[
+        "mount=/data:/input:ro",
+        "mount=/data/file:/usr/local/etc/file",
+        "mount=/dev/fuse:/dev/fuse",
+        "writable-volatile=/usr/local,/opt",
+        "no-container-mount-home",
+        "no-container-mount-workdir",
+    ]);
+    case.image.working_dir = "/app".into();
+    case.golden("every_option");
+}
+
+#[test]
+fn links_are_followed_inside_the_image() {
+    let mut case = Case::of(&["mount=/data:/var/run/data", "mount=/scratch:/evil/sub"]);
+    case.tree = Tree::debian().with(Kind::Directory, &["/var", "/run"]).with(
+        Kind::Symlink,
+        &["/var/run -> /run", "/evil -> ../../../../opt", "/etc/resolv.conf -> ../run/x/resolv.conf"],
+    );
+    case.golden("links");
+}
+
+#[test]
+fn an_empty_image_gets_everything_it_lacks() {
+    let mut case = Case::of(&[]);
+    case.tree = Tree::default().with(Kind::Directory, &["/"]);
+    case.image = ImageConfig::default();
+    case.golden("empty_image");
+}
+
+#[test]
+fn the_site_adds_replaces_and_switches_off() {
+    let mut case = Case::of(&["mount=/scratch:/tmp"]);
+    case.site = "[mounts]\nhome = false\nsite = ['/data:/opt/data:ro', '/missing', '/secret:/secret']\n\
+                 [environment]\nkeep = ['LD_LIBRARY_PATH']\nset = { SITE = 'x' }\n";
+    case.workdir = "/work";
+    case.golden("site");
+}
+
+#[test]
+fn a_job_that_starts_in_a_system_directory_sees_the_images() {
+    let mut case = Case::of(&[]);
+    case.workdir = "/usr";
+    case.golden("system_workdir");
+}
+
+#[test]
+fn refusals_name_both_sides_and_the_way_out() {
+    for (options, what) in [
+        (&["mount=/nowhere:/x"][..], "cannot bind /nowhere on /x: No such file or directory"),
+        (&["mount=/secret:/x"], "cannot bind /secret on /x: Permission denied"),
+        (
+            &["mount=/data:/etc/passwd"],
+            "cannot mount on /etc/passwd: a directory cannot be mounted on a file",
+        ),
+        (&["mount=/data/file:/opt"], "cannot mount on /opt: a file cannot be mounted on a directory"),
+        (&["mount=/data:/x", "mount=/scratch:/x"], "both /data and /scratch are to be mounted on /x"),
+        (&["mount=/data:/proc/self"], "cannot mount on /proc/self: /proc is the node's own"),
+        (&["mount=/data:/dev"], "cannot mount on /dev: /dev is the node's own"),
+        (
+            &["mount=/data:/home/alice/new"],
+            "cannot mount on /home/alice/new: it lies in /home/alice, which is the host's /home/alice, and \
+             /home/alice/new: No such file or directory",
+        ),
+        (&["writable-volatile=/nope"], "--writable-volatile=/nope: the image has no such directory"),
+        (&["writable-volatile=/etc/passwd"], "--writable-volatile=/etc/passwd: it is not a directory"),
+        (&["writable-volatile=/tmp"], "--writable-volatile=/tmp: /tmp is the host's, not the image's"),
+    ] {
+        let refusal = Case::of(options).refused();
+        assert_eq!(refusal.what, what);
+        assert!(refusal.hint.is_some(), "{what}");
+    }
+}
+
+#[test]
+fn hostile_links_are_refused_not_followed_for_ever() {
+    for link in ["/x -> /x", "/x -> x/../x/y"] {
+        let mut case = Case::of(&["mount=/data:/x/y"]);
+        case.tree = Tree::debian().with(Kind::Symlink, &[link]);
+        assert!(case.refused().what.ends_with("too many symbolic links"), "{link}");
+    }
+    let mut case = Case::of(&["mount=/data:/etc/passwd/x"]);
+    case.tree = Tree::debian();
+    assert!(case.refused().what.ends_with("/etc/passwd is not a directory"));
+}
