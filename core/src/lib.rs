@@ -10,6 +10,7 @@ pub mod digest;
 pub mod environment;
 pub mod identity;
 pub mod image;
+pub mod manual;
 pub mod mount;
 pub mod options;
 pub mod path;

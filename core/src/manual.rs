@@ -1,0 +1,88 @@
+//! Manual pages made from the tables of options and keys: spank_grus(8) and grus.toml(5), in man(7) roff.
+
+use crate::options::TABLE;
+use crate::site::KEYS;
+
+/// spank_grus(8): the options Grus adds to srun, sbatch and salloc, and how the plugin is set up.
+pub fn plugin_page() -> String {
+    let mut page = head("SPANK_GRUS", 8, "spank_grus", "containers for Slurm steps");
+    page.push_str(
+        ".SH SYNOPSIS\n.B srun\n[\\fIoptions\\fR] \\fB--container-image=\\fIREF|PATH|none\\fR \\fIcommand\\fR\n\
+         .PP\nIn \\fIplugstack.conf\\fR: \\fBrequired spank_grus.so\\fR [\\fBconfig=\\fIPATH\\fR]\n\
+         .SH DESCRIPTION\nStarts every task of a Slurm step inside a container image. The options below are \
+         options of srun, sbatch and salloc, on the command line and on #SBATCH lines. A batch script stays on \
+         the host; each srun in it inherits the container and may override every option or opt out with \
+         \\fB--container-image=none\\fR. A step that asks for a container gets that container or fails: no task \
+         ever runs on the bare host instead.\n.SH OPTIONS\n",
+    );
+    for row in TABLE {
+        let value = row.value.map_or(String::new(), |v| format!("=\\fI{}\\fR", roff(v)));
+        page.push_str(&format!(".TP\n\\fB\\-\\-{}\\fR{value}\n{}\n", roff(row.name), roff(row.text)));
+    }
+    page.push_str(
+        ".SH IN THE CONTAINER\nThe image, read only; /proc, /sys (read only), /dev and /tmp of the node; the \
+         user's home and the job's working directory at their own paths; the node's hosts and resolv.conf; a \
+         passwd and group that know the user and all the user's groups. Tasks start in the job's working \
+         directory, or in the image's WorkingDir where that is not mounted. The image's ENV applies over the \
+         job's environment; variables that name host files, such as LD_LIBRARY_PATH, are dropped.\n\
+         .SH FILES\n.TP\n\\fI/etc/grus/grus.toml\\fR, \\fI/etc/grus/grus.d/*.toml\\fR\nThe site's configuration, \
+         see \\fBgrus.toml\\fR(5).\n.SH SEE ALSO\n\\fBgrus\\fR(1), \\fBgrus.toml\\fR(5), \\fBsrun\\fR(1), \
+         \\fBplugstack.conf\\fR(5)\n",
+    );
+    page
+}
+
+/// grus.toml(5): every key of the site's configuration.
+pub fn site_page() -> String {
+    let mut page = head("GRUS.TOML", 5, "grus.toml", "the site's configuration of Grus");
+    page.push_str(
+        ".SH SYNOPSIS\n\\fI/etc/grus/grus.toml\\fR\n.br\n\\fI/etc/grus/grus.d/*.toml\\fR\n.SH DESCRIPTION\nTOML. \
+         The files are read in order of name; a later value replaces an earlier one, a later list is added to \
+         it. Unknown keys are refused. The files and every directory above them must belong to root and be \
+         writable by root alone, or no container starts.\n.SH KEYS\n",
+    );
+    for key in KEYS {
+        page.push_str(&format!(
+            ".TP\n\\fB{}\\fR = {}\n{}\n",
+            roff(key.name),
+            roff(key.default),
+            roff(key.text)
+        ));
+    }
+    page.push_str(".SH SEE ALSO\n\\fBgrus\\fR(1), \\fBspank_grus\\fR(8)\n");
+    page
+}
+
+fn head(title: &str, section: u8, name: &str, what: &str) -> String {
+    format!(".TH {title} {section}\n.SH NAME\n{name} \\- {what}\n")
+}
+
+/// Text that roff shows as written: backslashes and hyphens escaped, no line begins with a control character.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    match text.starts_with(['.', '\'']) {
+        true => format!("\\&{text}"),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_pages_are_made_from_the_tables() {
+        let man = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man");
+        for (name, page) in [("spank_grus.8", plugin_page()), ("grus.toml.5", site_page())] {
+            let file = format!("{man}/{name}");
+            if std::env::var_os("GRUS_GOLDEN").is_some() {
+                std::fs::write(&file, &page).expect("docs/man is writable");
+            }
+            assert_eq!(
+                std::fs::read_to_string(&file).unwrap_or_default(),
+                page,
+                "GRUS_GOLDEN=1 accepts {name}"
+            );
+        }
+    }
+}
