@@ -152,8 +152,26 @@ impl Cluster {
     /// Takes everything down: jobs, daemons, user, files. Nothing is left.
     pub fn down(mut self) -> Result<()> {
         self.owned = false;
+        self.down_by_reference()
+    }
+
+    /// The same for a cluster in a static, which cannot be moved out and is never dropped.
+    pub fn down_by_reference(&self) -> Result<()> {
+        if self.kept() {
+            return Ok(());
+        }
         let _lock = locked()?;
         self.take_down()
+    }
+
+    /// Whether `GRUS_LAB_KEEP` asks to leave a test's lab as it is.
+    fn kept(&self) -> bool {
+        let kept = std::env::var_os("GRUS_LAB_KEEP").is_some() && self.dir.join("owner").exists();
+        if kept {
+            eprintln!("lab kept: end it with grus-lab --name {} down", self.settings.name);
+            let _ = fs::remove_file(self.dir.join("owner"));
+        }
+        kept
     }
 }
 
@@ -162,13 +180,8 @@ impl Drop for Cluster {
         if !self.owned {
             return;
         }
-        if std::env::var_os("GRUS_LAB_KEEP").is_some() {
-            eprintln!("lab kept in {}", self.dir.display());
-            let _ = fs::remove_file(self.dir.join("owner"));
-            return;
-        }
-        if let Err(error) = locked().and_then(|_lock| self.take_down()) {
-            eprintln!("lab in {} did not come down cleanly: {error:#}", self.dir.display());
+        if let Err(error) = self.down_by_reference() {
+            eprintln!("the lab in {} did not come down cleanly: {error:#}", self.dir.display());
         }
     }
 }

@@ -1,0 +1,65 @@
+//! All tests that need a real Slurm, in one binary: the lab comes up once, tests run one after the other, the lab
+//! goes down at the end. A module per area; `cargo test -p grus-tests --test slurm -- AREA` runs one.
+//!
+//! Where no lab can be had (not root, packages missing), the tests are skipped with the reason; with CI=true that
+//! is a failure.
+
+mod cluster;
+mod lab;
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use libtest_mimic::{Arguments, Trial};
+
+use lab::Lab;
+
+/// A test: its name within its area, and what it does.
+pub type Test = (&'static str, fn(&Lab));
+
+/// Names functions of a module as its tests.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        /// The tests of this area.
+        pub const TESTS: &[$crate::Test] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+/// Every area, in the order it runs.
+const AREAS: &[(&str, &[Test])] = &[("cluster", cluster::TESTS)];
+
+static LAB: OnceLock<Lab> = OnceLock::new();
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // They share nodes, and leak checks must not see each other's steps.
+    args.test_threads = Some(1);
+    if !args.list {
+        if let Err(why) = Lab::possible() {
+            if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+                eprintln!("the tests on a real Slurm cannot run: {why}");
+                return ExitCode::FAILURE;
+            }
+            println!("skipped: the tests on a real Slurm cannot run: {why}");
+            return ExitCode::SUCCESS;
+        }
+    }
+    let trials = AREAS.iter().flat_map(|(area, tests)| {
+        tests.iter().map(move |&(name, run)| {
+            Trial::test(format!("{area}::{name}"), move || {
+                run(LAB.get_or_init(Lab::up));
+                Ok(())
+            })
+        })
+    });
+    let conclusion = libtest_mimic::run(&args, trials.collect());
+    // Statics are never dropped: the end of the lab has to be said.
+    if let Some(lab) = LAB.get() {
+        if let Err(error) = lab.down() {
+            eprintln!("the lab did not come down: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    conclusion.exit_code()
+}
