@@ -1,2 +1,3 @@
-//! The `grus` command.
+//! `grus`, the daemonless program of Grus.
+
 fn main() {}
