@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod oci;
+pub mod registry;
 pub mod verify;
