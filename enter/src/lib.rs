@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Observes and acts (DESIGN 1): the only part of Grus that mounts.
+//!
+//! [`Builder`] makes one mount namespace per node and step (D1): it opens image and sources with the user's
+//! permissions, asks `core` for the plan, acts the plan out on a thread of its own, and returns a
+//! [`Container`], which is one file descriptor. Each task calls [`Container::join`]. When the last task has ended
+//! and the descriptor is closed, the kernel takes mounts, loop device and memory away.
+//!
+//! This crate decides nothing about what is mounted where: that is `core::plan`. It refuses what it
+//! cannot do exactly as planned. It writes no log: every error is a value, since after the pivot no log daemon
+//! can be reached. `unsafe` is in `sys` only.
+
+pub mod account;
+mod builder;
+mod container;
+mod failure;
+pub mod repository;
+pub mod site;
+
+pub use builder::{Builder, Inputs, TIME_LIMIT};
+pub use container::{Container, Timings};
+pub use failure::{Failed, Failure, Phase};

@@ -1,0 +1,50 @@
+//! A finished container: one descriptor of its mount namespace, and how a task joins it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use grus_core::image::ImageMeta;
+use grus_core::plan::LaunchPlan;
+use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
+
+use crate::failure::{Failed, Failure, Phase};
+
+/// How long each phase of the build took, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timings(pub Vec<(Phase, Duration)>);
+
+/// A step's container on this node. It lives as long as this descriptor or a task in it.
+#[derive(Debug)]
+pub struct Container {
+    /// The mount namespace, close-on-exec, in the descriptor table of the process that called `Builder::start`.
+    pub namespace: OwnedFd,
+    /// What was acted out: environment and working directory are for the caller.
+    pub plan: LaunchPlan,
+    /// The image's metadata, where it has some.
+    pub meta: Option<ImageMeta>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+impl Container {
+    /// Moves the calling task into the container, for good. For a single-threaded process with all of root's
+    /// capabilities (task_init_privileged); cheap, two system calls.
+    ///
+    /// setns(2) moves root and working directory to the container's root as well, and needs CAP_SYS_ADMIN and
+    /// CAP_SYS_CHROOT, so it comes before Slurm becomes the user. no_new_privs (prctl(2)) comes after it: it is
+    /// irrevocable, and a task whose setns failed stays as it was. It does not hinder Slurm's own setuid(2),
+    /// only what execve(2) would grant.
+    pub fn join(&self) -> Result<(), Failure> {
+        let failed = |call: &str, errno: rustix::io::Errno| {
+            Failure::Failed(Failed {
+                phase: Phase::Join,
+                call: call.into(),
+                errno: Some(errno.raw_os_error()),
+                advice: Some("the task was stopped; report this to the administrator".into()),
+            })
+        };
+        move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+            .map_err(|e| failed("setns(namespace, CLONE_NEWNS)", e))?;
+        set_no_new_privs(true).map_err(|e| failed("prctl(PR_SET_NO_NEW_PRIVS)", e))
+    }
+}

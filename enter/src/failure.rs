@@ -1,0 +1,115 @@
+//! Why a container could not be had: a refusal, or a system call that failed.
+//!
+//! A failed call is shown with its arguments, like strace does, and with advice where the system's own
+//! words mislead (DESIGN 5).
+
+use std::fmt;
+
+use grus_core::Refusal;
+use rustix::io::Errno;
+
+/// What was being done. Its Display begins the user's sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Handing work to the builder thread and waiting for it.
+    Handover,
+    /// Taking on the user's identity and laying it down.
+    Credentials,
+    /// Opening and judging the image.
+    Image,
+    /// Mounting the image.
+    Mount,
+    /// Reading the image's tree and deciding the plan.
+    Plan,
+    /// Cloning the sources of binds.
+    Sources,
+    /// Making the private mount namespace.
+    Namespace,
+    /// Making the root file system: tmpfs, missing destinations, overlay.
+    Rootfs,
+    /// Mounting on the destinations.
+    Binds,
+    /// Making directories writable.
+    Volatile,
+    /// Making the container's root the root.
+    Pivot,
+    /// A task's joining.
+    Join,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Handover => "cannot build the container",
+            Phase::Credentials => "cannot act as the user",
+            Phase::Image => "cannot open the image",
+            Phase::Mount => "cannot mount the image",
+            Phase::Plan => "cannot read the image's tree",
+            Phase::Sources => "cannot bind a source",
+            Phase::Namespace => "cannot make a mount namespace",
+            Phase::Rootfs => "cannot make the root file system",
+            Phase::Binds => "cannot mount in the container",
+            Phase::Volatile => "cannot make a directory writable",
+            Phase::Pivot => "cannot change to the container's root",
+            Phase::Join => "cannot join the container",
+        })
+    }
+}
+
+/// A system call that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// What was being done.
+    pub phase: Phase,
+    /// The call with its arguments, or a sentence where no call failed.
+    pub call: String,
+    /// The error; None where no call failed.
+    pub errno: Option<i32>,
+    /// The way out.
+    pub advice: Option<String>,
+}
+
+/// No container.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Grus says no.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The system says no.
+    #[error("{0}")]
+    Failed(Failed),
+}
+
+impl Failure {
+    /// One line: what failed, on what.
+    pub fn what(&self) -> String {
+        self.to_string()
+    }
+
+    /// One line: the way out.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Failure::Refused(refusal) => refusal.hint.clone(),
+            Failure::Failed(failed) => failed.advice.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.phase, self.call)?;
+        match self.errno {
+            Some(errno) => write!(f, ": {}", reason(Errno::from_raw_os_error(errno))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The system's words for an error, as strerror(3) has them, without Rust's ` (os error N)`.
+pub(crate) fn reason(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
