@@ -163,6 +163,10 @@ pub enum MergeFault {
     /// Symlinks in the path lead in a circle.
     #[error("too many symbolic links on the way to it")]
     SymlinkLoop,
+    /// A parent that is not there and cannot be made: its name, from a symlink, is over 255 bytes, or
+    /// the tree would get deeper than [`crate::Limits::path_depth`].
+    #[error("a parent of it cannot be made: name too long, or too deep")]
+    ParentImpossible,
     /// A hard link to a name that no layer so far has made.
     #[error("hard link to a name that does not exist")]
     LinkTargetMissing,

@@ -1,28 +1,50 @@
 //! OCI and Docker image layers in, one SquashFS 4.0 file out, in one pass.
+//!
+//! Owns: layer compression, the tar format, the meaning of layers (whiteouts, hard links, parents), and
+//! the SquashFS writer. Refuses: the network, privileges, and unpacking anything on disk, so there is no
+//! path to traverse and no device or set-uid file to be found half-way.
+//!
+//! The way of a byte:
+//!
+//! ```text
+//! LayerSource -> decode -> tar -> convert --record--> merge (replay) -> image: tables, superblock
+//!                                    `----content---> store: blocks, fragments -> pool -> writer
+//! ```
+//!
+//! Layers are read top first. A file that upper layers hide is skipped; that is only a guess, the replay
+//! of all records, bottom up, decides, and a layer is read again if a skipped file is needed after all.
+//!
+//! Choices where tools differ or formats leave it open:
+//! * Names: `..` takes the component before it away; above the root it is refused. Absolute names are
+//!   taken from the root.
+//! * Parents are resolved through symlinks, inside the root. Missing ones are made, mode 0755, root's. A
+//!   file in a parent's place is an error.
+//! * A directory in the place of a symlink replaces it (as Docker and umoci do, unlike `tar -h`).
+//! * A hard link has its target's metadata; its own header's are ignored.
+//! * Times are seconds in 32 bits, set to the nearest possible; fractions are cut off.
+//! * Extended attributes in `user.`, `trusted.` and `security.` are kept. `trusted.overlay.*` and
+//!   `user.overlay.*` are dropped, as they would steer the overlay an image is mounted under; POSIX ACLs
+//!   are dropped, as SquashFS cannot store them. [`Summary`] counts both.
+//! * PAX global headers apply to all entries after them (POSIX).
 #![forbid(unsafe_code)]
 
+mod compress;
+mod convert;
+mod decode;
 mod directory;
 mod error;
+mod fault;
+mod image;
 mod limits;
+mod merge;
 mod options;
 mod source;
+mod store;
+mod tar;
 
-use std::fs::File;
-
+pub use convert::convert;
 pub use directory::DirectorySource;
 pub use error::{Error, FormatFault, LimitKind, MergeFault, TarFault};
 pub use limits::Limits;
 pub use options::{Compression, Observer, Options, Summary};
 pub use source::{FileSource, LayerSource};
-
-/// Converts `layers` (bottom first) to a SquashFS file in `out`, which must be empty and open for
-/// reading and writing. The caller syncs and publishes the file; after an error it must discard it.
-pub fn convert<L: LayerSource>(
-    layers: &[L],
-    out: &File,
-    options: &Options,
-    observer: &dyn Observer,
-) -> Result<Summary, Error> {
-    let _ = (layers, out, options, observer);
-    Err(Error::Options("conversion is being built".into()))
-}

@@ -1,0 +1,392 @@
+//! Owns the pass: layers top first through the store, replay, a second pass where the guess at hidden
+//! files was wrong, tables. Correctness and speed are apart: what is skipped while streaming is only a
+//! guess, the replay decides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::BufRead;
+use std::num::NonZero;
+use std::thread::available_parallelism;
+
+use crate::compress::Compressor;
+use crate::decode::{self, Counters};
+use crate::error::{Error, LimitKind};
+use crate::fault::{printable, Fault};
+use crate::image::{self, Image};
+use crate::merge::path::{self, Marker};
+use crate::merge::record::{Body, LayerRecord, Meta, Record, NO_XATTRS};
+use crate::merge::replay::replay;
+use crate::merge::shadow::Shadow;
+use crate::merge::tree::{NodeBody, Tree};
+use crate::merge::xattrs::XattrSets;
+use crate::options::{Observer, Options, Summary};
+use crate::source::LayerSource;
+use crate::store::{Store, Stored, NO_EXTENT, NO_FRAGMENT};
+use crate::tar::{Entry, Kind, TarReader};
+
+/// More threads than this would wait for the one decoder.
+const MAX_DEFAULT_WORKERS: usize = 16;
+/// From this many cores on, decompression has a thread of its own; with fewer it would only add copying.
+const READ_AHEAD_CORES: usize = 4;
+
+/// Converts `layers` (bottom first) to a SquashFS file in `out`, which must be empty and open for
+/// reading and writing. The caller syncs and publishes the file; after an error it must discard it.
+///
+/// The same layers and options give the same bytes, whatever the timing, cores or workers.
+///
+/// Memory: `2 * workers + 8` slots of two blocks (3 MiB with 2 workers), a compressor's state for each
+/// worker, one decompressor (up to 128 MiB for a zstd layer made with such a window, else below 1 MiB,
+/// with 4 cores and more 2 MiB of read-ahead), and about 250 bytes for each entry of the layers, their
+/// names included: 20 MiB for 70 000 entries. [`crate::Limits`] bounds the latter.
+pub fn convert<L: LayerSource>(
+    layers: &[L],
+    out: &File,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<Summary, Error> {
+    if !options.block_size.is_power_of_two() || !(4096..=1 << 20).contains(&options.block_size) {
+        let size = options.block_size;
+        return Err(Error::Options(format!(
+            "SquashFS has no blocks of {size} bytes\nhint: use a power of two from 4096 to 1048576"
+        )));
+    }
+    Compressor::new(options.compression)?; // a bad level is told before anything is written
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    let workers = if options.workers > 0 { options.workers } else { cores.min(MAX_DEFAULT_WORKERS) };
+    let start = image::begin(out, options.compression)?;
+    std::thread::scope(|scope| {
+        let store = Store::start(scope, out, start, options.compression, options.block_size, workers)?;
+        let layers = layers.iter().map(|layer| layer as &dyn LayerSource).collect();
+        let mut pass = Pass::new(layers, store, options, observer, cores >= READ_AHEAD_CORES);
+        match pass.read_all().and_then(|()| pass.second_passes()) {
+            Ok(time) => pass.finish(out, time),
+            Err(Stop::Named(error)) => Err(error),
+            Err(Stop::Pipeline) => Err(pass.store.failure()),
+        }
+    })
+}
+
+/// Why a pass ends early.
+enum Stop {
+    Named(Error),
+    /// The store has the reason.
+    Pipeline,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Named(error)
+    }
+}
+
+/// Data that were not stored because they seemed hidden: layer and place in its record.
+type Skipped = HashMap<u32, (usize, u32)>;
+
+struct Pass<'scope, 'a> {
+    layers: Vec<&'a dyn LayerSource>,
+    store: Store<'scope>,
+    options: &'a Options,
+    observer: &'a dyn Observer,
+    ahead: bool,
+    /// By layer.
+    records: Vec<LayerRecord>,
+    /// By number of the data.
+    data: Vec<Stored>,
+    skipped: Skipped,
+    xattrs: XattrSets,
+    newest: u32,
+    entries: u64,
+    total_size: u64,
+    metadata_size: u64,
+    summary: Summary,
+}
+
+impl<'scope, 'a> Pass<'scope, 'a> {
+    fn new(
+        layers: Vec<&'a dyn LayerSource>,
+        store: Store<'scope>,
+        options: &'a Options,
+        observer: &'a dyn Observer,
+        ahead: bool,
+    ) -> Self {
+        let records = layers.iter().map(|_| LayerRecord::default()).collect();
+        Pass {
+            layers,
+            store,
+            options,
+            observer,
+            ahead,
+            records,
+            data: Vec::new(),
+            skipped: Skipped::new(),
+            xattrs: XattrSets::default(),
+            newest: 0,
+            entries: 0,
+            total_size: 0,
+            metadata_size: 0,
+            summary: Summary::default(),
+        }
+    }
+
+    /// Every layer once, top first.
+    fn read_all(&mut self) -> Result<(), Stop> {
+        let mut shadow = Shadow::new();
+        for layer in (0..self.layers.len()).rev() {
+            self.read(layer, false, |pass, entry, tar, path| pass.take(layer, entry, tar, path, &shadow))?;
+            if layer > 0 {
+                shadow.add(&self.records[layer]);
+            }
+            self.records[layer].names.shrink_to_fit();
+            self.records[layer].entries.shrink_to_fit();
+        }
+        Ok(())
+    }
+
+    /// Reads a layer to its very end and gives each entry to `take`, which leaves the entry's name in
+    /// its last argument for messages.
+    fn read(
+        &mut self,
+        layer: usize,
+        again: bool,
+        mut take: impl FnMut(&mut Self, Entry, &mut Tar<'a>, &mut Vec<u8>) -> Result<(), Fault>,
+    ) -> Result<(), Stop> {
+        self.observer.layer_started(layer, again);
+        let source = self.layers[layer];
+        let (stream, counters) = decode::open(source, &self.options.limits, self.ahead)?;
+        let mut tar = TarReader::new(stream, &self.options.limits);
+        let mut path = Vec::new();
+        let result = self.entries(layer, &mut tar, &counters, &mut path, &mut take);
+        self.summary.unpacked += counters.unpacked();
+        match result {
+            Ok(()) => {
+                self.observer.layer_finished(layer);
+                Ok(())
+            }
+            Err(Fault::Closed) => Err(Stop::Pipeline),
+            Err(fault) => Err(fault.name(&source.name(), &path, counters.source_failed()).into()),
+        }
+    }
+
+    fn entries(
+        &mut self,
+        layer: usize,
+        tar: &mut Tar<'a>,
+        counters: &Counters,
+        path: &mut Vec<u8>,
+        take: &mut impl FnMut(&mut Self, Entry, &mut Tar<'a>, &mut Vec<u8>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut files = 0;
+        while let Some(entry) = tar.next()? {
+            if self.observer.cancelled() {
+                return Err(Fault::Cancelled);
+            }
+            files += u64::from(entry.kind == Kind::File);
+            path.clone_from(&entry.path);
+            take(self, entry, tar, path)?;
+            self.observer.progress(layer, counters.unpacked(), files);
+        }
+        Ok(())
+    }
+
+    /// Records an entry, and stores its data unless they seem hidden.
+    fn take(
+        &mut self,
+        layer: usize,
+        mut entry: Entry,
+        tar: &mut Tar<'a>,
+        path: &mut Vec<u8>,
+        shadow: &Shadow,
+    ) -> Result<(), Fault> {
+        let limits = &self.options.limits;
+        self.entries += 1;
+        if self.entries > limits.entries {
+            return Err(LimitKind::Entries(limits.entries).into());
+        }
+        path::plain(&entry.path, limits, path)?;
+        let marker = path::marker(path)?;
+        let body = match marker {
+            Marker::Bookkeeping => return Ok(()),
+            Marker::Whiteout => Body::Whiteout,
+            Marker::Opaque => Body::Opaque,
+            Marker::None => self.body(layer, &mut entry, tar, path, shadow)?,
+        };
+        let meta = if marker == Marker::None { self.meta(&mut entry)? } else { NO_META };
+        self.charge((path.len() + size_of::<Record>()) as u64)?;
+        let record = &mut self.records[layer];
+        let path = record.keep(path);
+        record.entries.push(Record { path, meta, body });
+        Ok(())
+    }
+
+    fn body(
+        &mut self,
+        layer: usize,
+        entry: &mut Entry,
+        tar: &mut Tar<'a>,
+        path: &[u8],
+        shadow: &Shadow,
+    ) -> Result<Body, Fault> {
+        let limits = &self.options.limits;
+        let (major, minor) = entry.device;
+        // new_encode_dev() of the kernel.
+        let device = (minor & 0xff) | major << 8 | (minor & !0xff) << 12;
+        Ok(match entry.kind {
+            Kind::Dir => Body::Dir,
+            Kind::Char => Body::Char(device),
+            Kind::Block => Body::Block(device),
+            Kind::Fifo => Body::Fifo,
+            Kind::File => Body::File(self.content(layer, entry.size, tar, shadow.hides(path))?),
+            Kind::Symlink => {
+                path::link(&entry.link, limits)?;
+                self.charge(entry.link.len() as u64)?;
+                Body::Symlink(self.records[layer].keep(&entry.link))
+            }
+            Kind::HardLink => {
+                let mut target = Vec::new();
+                path::plain(&entry.link, limits, &mut target)?;
+                self.charge(target.len() as u64)?;
+                Body::HardLink(self.records[layer].keep(&target))
+            }
+        })
+    }
+
+    /// Stores a file's content or skips it; the number of its data.
+    fn content(&mut self, layer: usize, size: u64, tar: &mut Tar<'a>, hidden: bool) -> Result<u32, Fault> {
+        let limits = &self.options.limits;
+        self.total_size = self.total_size.saturating_add(size);
+        if self.total_size > limits.total_size {
+            return Err(LimitKind::TotalSize(limits.total_size).into());
+        }
+        let number = self.data.len() as u32;
+        if hidden && size > 0 {
+            self.summary.hidden_bytes += size;
+            self.skipped.insert(number, (layer, self.records[layer].entries.len() as u32));
+            self.data.push(Stored { size, extent: NO_EXTENT, fragment: NO_FRAGMENT, offset: 0 });
+        } else {
+            // A hole costs nothing in the stream, but four bytes a block in memory.
+            self.charge(size / u64::from(self.options.block_size) * 4)?;
+            let stored = self.store.file(size, tar, &|| !self.observer.cancelled())?;
+            self.data.push(stored);
+        }
+        Ok(number)
+    }
+
+    fn meta(&mut self, entry: &mut Entry) -> Result<Meta, Fault> {
+        let limit = self.options.limits.xattr_value.min(65536);
+        let mut bytes = 0;
+        for (name, value) in &entry.xattrs {
+            if value.len() > limit {
+                return Err(LimitKind::XattrValue(limit).into());
+            }
+            bytes += name.len() + value.len();
+        }
+        self.charge(bytes as u64)?;
+        self.xattrs.dropped_acls += entry.text_acls;
+        let mtime = entry.mtime.min(self.options.clamp_mtime.unwrap_or(u32::MAX));
+        self.newest = self.newest.max(mtime);
+        let xattrs = self.xattrs.number(std::mem::take(&mut entry.xattrs));
+        Ok(Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime, xattrs })
+    }
+
+    fn charge(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.metadata_size += bytes;
+        let limit = self.options.limits.metadata_size.min(u64::from(u32::MAX));
+        if self.metadata_size > limit {
+            return Err(LimitKind::MetadataSize(limit).into());
+        }
+        Ok(())
+    }
+
+    fn time(&self) -> u32 {
+        self.options.default_time.unwrap_or(self.newest)
+    }
+
+    /// Stores what was skipped but is part of the image after all, such as a file whose name an upper
+    /// layer deletes while another name of it lives on. Top first again, for the same bytes every time.
+    fn second_passes(&mut self) -> Result<u32, Stop> {
+        let mut wanted: BTreeMap<usize, HashMap<u32, u32>> = BTreeMap::new();
+        let tree = self.tree(&self.records)?;
+        tree.reachable(|node| {
+            if let NodeBody::File(data) = node.body {
+                if let Some(&(layer, place)) = self.skipped.get(&data) {
+                    wanted.entry(layer).or_default().insert(place, data);
+                }
+            }
+        });
+        drop(tree);
+        for (layer, wanted) in wanted.into_iter().rev() {
+            self.summary.second_passes += 1;
+            let mut place = 0u32;
+            let mut found = 0;
+            self.read(layer, true, |pass, entry, tar, path| {
+                path::plain(&entry.path, &pass.options.limits, path)?;
+                if path::marker(path)? == Marker::Bookkeeping {
+                    return Ok(());
+                }
+                if let Some(&data) = wanted.get(&place) {
+                    if entry.kind == Kind::File && entry.size == pass.data[data as usize].size {
+                        pass.summary.hidden_bytes -= entry.size;
+                        pass.data[data as usize] =
+                            pass.store.file(entry.size, tar, &|| !pass.observer.cancelled())?;
+                        pass.skipped.remove(&data);
+                        found += 1;
+                    }
+                }
+                place += 1;
+                Ok(())
+            })?;
+            if found != wanted.len() {
+                return Err(Error::Changed { layer: self.layers[layer].name() }.into());
+            }
+        }
+        Ok(self.time())
+    }
+
+    fn tree<'r>(&self, records: &'r [LayerRecord]) -> Result<Tree<'r>, Error> {
+        let mut tree = Tree::new(self.time(), self.options.limits.path_depth);
+        for (source, record) in self.layers.iter().zip(records) {
+            replay(&mut tree, record).map_err(|misfit| Error::Merge {
+                layer: source.name(),
+                path: printable(misfit.path),
+                what: misfit.what,
+            })?;
+        }
+        Ok(tree)
+    }
+
+    fn finish(mut self, out: &File, time: u32) -> Result<Summary, Error> {
+        let records = std::mem::take(&mut self.records);
+        let tree = self.tree(&records)?;
+        let (layout, duplicate_bytes) = self.store.finish()?;
+        let image = Image {
+            tree: &tree,
+            xattrs: &self.xattrs,
+            data: &self.data,
+            layout: &layout,
+            compression: self.options.compression,
+            block_size: self.options.block_size,
+            time,
+        };
+        let written = image.write(out)?;
+        let mut summary = self.summary;
+        tree.reachable(|node| {
+            if let NodeBody::File(data) = node.body {
+                summary.files += 1;
+                summary.file_bytes += self.data[data as usize].size;
+            }
+        });
+        summary.size = written.size;
+        summary.inodes = written.inodes;
+        summary.dead_bytes = self.total_size - summary.hidden_bytes - summary.file_bytes;
+        summary.duplicate_bytes = duplicate_bytes;
+        summary.dropped_acls = self.xattrs.dropped_acls;
+        summary.dropped_xattrs = self.xattrs.dropped;
+        Ok(summary)
+    }
+}
+
+/// The tar reader over any stream.
+type Tar<'a> = TarReader<'a, Box<dyn BufRead + Send>>;
+
+/// Markers have no inode.
+const NO_META: Meta = Meta { mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: NO_XATTRS };
