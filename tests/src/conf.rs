@@ -33,13 +33,30 @@ impl Settings {
 /// The whole `slurm.conf`. `host` is this machine's short name, as slurmctld compares it; addresses are all
 /// loopback, so no resolver is asked. slurmctld listens on `port`, the slurmds on those that follow.
 pub(crate) fn slurm_conf(settings: &Settings, dir: &Path, host: &str, port: u16) -> String {
-    let Settings { name, node_prefix, nodes, cpus, proctrack, task_plugin, jobacct, mpi_default, .. } =
-        settings;
-    let dir = dir.display();
+    let mut text = places(settings, dir, host, port);
+    text.push_str(&plugins(settings));
+    for line in &settings.extra {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let Settings { node_prefix, nodes, cpus, .. } = settings;
+    let (first, last) = (port + 1, port + *nodes as u16);
+    // Several slurmds on one host: a port and a set of paths each (%n), told apart by `slurmd -N`.
+    let _ = writeln!(
+        text,
+        "NodeName={node_prefix}[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] \
+         CPUs={cpus} RealMemory=2000 State=UNKNOWN"
+    );
+    text.push_str("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES:4\n");
+    text
+}
+
+/// Names, ports and paths, all the lab's own.
+fn places(settings: &Settings, dir: &Path, host: &str, port: u16) -> String {
+    let (name, dir) = (&settings.name, dir.display());
     // Job ids of different labs differ, for they name things that labs share (cgroups, /dev/shm).
     let first_job = u32::from(port) * 100;
-    let (first, last) = (port + 1, port + *nodes as u16);
-    let mut text = format!(
+    format!(
         "\
 ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
@@ -60,13 +77,22 @@ SlurmdLogFile={dir}/log/slurmd-%n.log
 SlurmctldDebug=info
 SlurmdDebug=verbose
 PlugStackConfig={dir}/etc/plugstack.conf
+JobCompType=jobcomp/filetxt
+JobCompLoc={dir}/spool/ctld/jobcomp
+"
+    )
+}
+
+/// What Slurm does and how soon: quick to schedule, slow to give up, jobs remembered for the tests to ask about.
+fn plugins(settings: &Settings) -> String {
+    let Settings { proctrack, task_plugin, jobacct, mpi_default, .. } = settings;
+    format!(
+        "\
 ProctrackType={proctrack}
 TaskPlugin={task_plugin}
 JobAcctGatherType={jobacct}
 JobAcctGatherFrequency=task=1
 AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/filetxt
-JobCompLoc={dir}/spool/ctld/jobcomp
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=1
 SelectType=select/cons_tres
@@ -81,19 +107,7 @@ MinJobAge=300
 SlurmdParameters=config_overrides
 LaunchParameters=use_interactive_step
 "
-    );
-    for line in &settings.extra {
-        text.push_str(line);
-        text.push('\n');
-    }
-    // Several slurmds on one host: a port and a set of paths each (%n), told apart by `slurmd -N`.
-    let _ = writeln!(
-        text,
-        "NodeName={node_prefix}[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] \
-         CPUs={cpus} RealMemory=2000 State=UNKNOWN"
-    );
-    text.push_str("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES:4\n");
-    text
+    )
 }
 
 /// The `cgroup.conf`: cgroups follow processes and confine nothing.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{bail, Context, Result};
+use grus_tests::images::NAMES;
 use grus_tests::{Cluster, ImageStore, Registry};
 
 const USAGE: &str = "\
@@ -12,7 +13,7 @@ usage: grus-lab [--name NAME] COMMAND
   down                      take everything away
   env                       print what a shell needs to use it: eval \"$(grus-lab env)\"
   run [--root] -- CMD...    run a command in it, as its ordinary user or as root
-  images NAME...            make images and print where their OCI layouts are
+  images NAME... | all      make images and print where their OCI layouts are
   push NAME REPOSITORY      make an image, push it to the lab's registry and print its reference
   status                    nodes and jobs";
 
@@ -41,11 +42,8 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ("down", []) => down(name)?,
         ("env", []) => env(&Cluster::open(name)?)?,
         ("run", rest) => return run(&Cluster::open(name)?, rest),
-        ("images", names) => {
-            for name in names {
-                println!("{}", ImageStore::default().layout(name)?.display());
-            }
-        }
+        ("images", [all]) if all == "all" => images(NAMES)?,
+        ("images", names) => images(names)?,
         ("push", [image, repository]) => {
             let layout = ImageStore::default().layout(image)?;
             println!("{}", registry(&Cluster::open(name)?)?.push(&layout, repository)?);
@@ -79,6 +77,13 @@ fn up(name: &str, options: &[String]) -> Result<()> {
     eprintln!("  state      {}", lab.dir().display());
     eprintln!("  slurm.conf {}", lab.slurm_conf().display());
     eprintln!("  registry   {}", registry.host());
+    Ok(())
+}
+
+fn images(names: &[impl AsRef<str>]) -> Result<()> {
+    for name in names {
+        println!("{}", ImageStore::default().layout(name.as_ref())?.display());
+    }
     Ok(())
 }
 

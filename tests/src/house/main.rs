@@ -1,0 +1,58 @@
+//! `ci/house-rules`: the fences of docs/architecture.md and CONTRIBUTING, checked, so that they fail builds and not
+//! reviews. `--update` rewrites the golden lists in ci/golden; review reads the difference.
+
+mod golden;
+mod source;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{ensure, Context, Result};
+
+fn main() -> ExitCode {
+    let update = std::env::args().any(|arg| arg == "--update");
+    match check(update) {
+        Ok(faults) if faults.is_empty() => {
+            println!("house rules: kept");
+            ExitCode::SUCCESS
+        }
+        Ok(faults) => {
+            for fault in &faults {
+                eprintln!("{fault}");
+            }
+            eprintln!("house rules: broken {} times", faults.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("house-rules: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// All faults, each `where: what`.
+fn check(update: bool) -> Result<Vec<String>> {
+    let root = PathBuf::from(run("git", &["rev-parse", "--show-toplevel"], Path::new("."))?.trim());
+    let listed = run("git", &["ls-files", "--cached", "--others", "--exclude-standard"], &root)?;
+    let mut faults = golden::faults(&root, update)?;
+    for name in listed.lines() {
+        let path = root.join(name);
+        // What is listed may be deleted but not committed, or be no text.
+        let Ok(content) = std::fs::read_to_string(&path) else { continue };
+        text::faults(name, &content, &mut faults);
+        if name.ends_with(".rs") {
+            source::faults(name, &content, &mut faults).with_context(|| name.to_owned())?;
+        }
+    }
+    faults.sort();
+    Ok(faults)
+}
+
+/// Standard output of a program that must succeed.
+fn run(program: &str, args: &[&str], dir: &Path) -> Result<String> {
+    let output = Command::new(program).args(args).current_dir(dir).output().context(program.to_owned())?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {stderr}", args.join(" "));
+    Ok(String::from_utf8(output.stdout)?)
+}
