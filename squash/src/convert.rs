@@ -285,7 +285,9 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         let mtime = entry.mtime.min(self.options.clamp_mtime.unwrap_or(u32::MAX));
         self.newest = self.newest.max(mtime);
         let xattrs = self.xattrs.number(std::mem::take(&mut entry.xattrs));
-        Ok(Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime, xattrs })
+        // A symlink has no mode of its own on Linux (symlink(7)); archives state all sorts.
+        let mode = if entry.kind == Kind::Symlink { 0o777 } else { entry.mode };
+        Ok(Meta { mode, uid: entry.uid, gid: entry.gid, mtime, xattrs })
     }
 
     fn charge(&mut self, bytes: u64) -> Result<(), Fault> {
