@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod digest;
+pub mod elf;
 pub mod environment;
 pub mod identity;
 pub mod image;
+pub mod ldcache;
 pub mod manual;
 pub mod mount;
 pub mod options;

@@ -1,0 +1,76 @@
+//! Which symbols are worth keeping: MPI's, and those of unversioned libraries that MPI stacks share.
+//!
+//! A library with version nodes is judged by them. These here have none, so their symbols are the only
+//! proof that one copy can stand for another.
+
+/// Beginnings of MPI symbols: the interface and its profiling twin, Fortran's manglings, C++'s, Open MPI's
+/// data, and the private entries that language bindings use of their own C library.
+const MPI: &[&str] = &[
+    "MPI_",
+    "PMPI_",
+    "MPIX_",
+    "PMPIX_",
+    "mpi_",
+    "pmpi_",
+    "mpix_",
+    "pmpix_",
+    "ompi_",
+    "OMPI_",
+    "MPIR_",
+    "MPII_",
+    "impi_",
+    "__mpi",
+    "mpifcmb",
+    "mpipriv",
+    "MPIFCMB",
+    "MPIPRIV",
+    "mpi_fortran_",
+    "MPI_FORTRAN_",
+    "_ZN3MPI",
+    "_ZNK3MPI",
+    "_ZTVN3MPI",
+    "_ZTIN3MPI",
+    "_ZTSN3MPI",
+];
+
+/// Beginnings of the symbols of unversioned libraries near MPI: hwloc, PMI, PMIx, Cray PALS, UCX, xpmem, CXI,
+/// libevent, libpciaccess, json-c, and the part of Open MPI that its bindings call.
+const NEAR: &[&str] = &[
+    "hwloc_",
+    "PMI_",
+    "PMI2_",
+    "PMIx_",
+    "PMIX_",
+    "pmix_",
+    "pals_",
+    "ucp_",
+    "uct_",
+    "ucs_",
+    "ucm_",
+    "xpmem_",
+    "cxil_",
+    "cxi_",
+    "event_",
+    "evutil_",
+    "evthread_",
+    "pci_",
+    "json_",
+    "psm2_",
+    "opal_",
+    "orte_",
+];
+
+/// Longest symbol name that is kept, in bytes.
+const LONGEST: usize = 256;
+
+/// Whether `name` is a symbol of MPI.
+pub fn is_mpi(name: &str) -> bool {
+    MPI.iter().any(|p| name.starts_with(p))
+}
+
+/// Whether `name` is kept at all. Names that the text form cannot hold are not: no compiler makes them.
+pub fn relevant(name: &str) -> bool {
+    (is_mpi(name) || NEAR.iter().any(|p| name.starts_with(p)))
+        && name.len() <= LONGEST
+        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'[' && b != b']')
+}
