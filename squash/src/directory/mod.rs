@@ -1,0 +1,249 @@
+//! Owns a directory tree as a layer: the tree is walked while it is read, and given out as a tar stream,
+//! so it goes the way every layer goes. It refuses names that layers reserve for whiteouts, and files
+//! that change while they are read.
+
+mod encode;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use self::encode::Header;
+use crate::source::LayerSource;
+
+/// A directory as one layer: the tree below it becomes the root file system, with owners, modes, times,
+/// hard links, holes and extended attributes. Sockets are left out.
+#[derive(Clone, Debug)]
+pub struct DirectorySource {
+    /// Top of the tree.
+    pub path: PathBuf,
+}
+
+impl LayerSource for DirectorySource {
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        let meta = fs::symlink_metadata(&self.path).map_err(|e| at(&self.path, e))?;
+        // A symlink to a directory is fine as the top only.
+        if !fs::metadata(&self.path).map_err(|e| at(&self.path, e))?.is_dir() {
+            return Err(at(&self.path, io::ErrorKind::NotADirectory.into()));
+        }
+        let top = if meta.is_symlink() { fs::canonicalize(&self.path)? } else { self.path.clone() };
+        Ok(Box::new(Walk {
+            top,
+            todo: vec![PathBuf::new()],
+            names: HashMap::new(),
+            buffer: Vec::new(),
+            at: 0,
+            file: None,
+            ended: false,
+        }))
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// The walk, as a tar stream.
+struct Walk {
+    top: PathBuf,
+    /// Paths below the top still to come, last first.
+    todo: Vec<PathBuf>,
+    /// First names of files that have several, by device and inode.
+    names: HashMap<(u64, u64), PathBuf>,
+    /// Bytes to give out next.
+    buffer: Vec<u8>,
+    at: usize,
+    /// The file whose data follow the buffer.
+    file: Option<Data>,
+    ended: bool,
+}
+
+/// A file's data segments.
+struct Data {
+    path: PathBuf,
+    file: File,
+    /// Last first: where each begins, and how long it is.
+    segments: Vec<(u64, u64)>,
+    padding: usize,
+    /// What is left of the segment being read.
+    left: u64,
+}
+
+impl Read for Walk {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.at < self.buffer.len() {
+                let n = (self.buffer.len() - self.at).min(buf.len());
+                buf[..n].copy_from_slice(&self.buffer[self.at..self.at + n]);
+                self.at += n;
+                return Ok(n);
+            }
+            (self.at, self.buffer) = (0, Vec::new());
+            if let Some(data) = &mut self.file {
+                match data.read(buf)? {
+                    0 => {
+                        self.buffer = vec![0; data.padding];
+                        self.file = None;
+                    }
+                    n => return Ok(n),
+                }
+            } else if let Some(path) = self.todo.pop() {
+                self.entry(path)?;
+            } else if self.ended || buf.is_empty() {
+                return Ok(0);
+            } else {
+                self.ended = true;
+                self.buffer = vec![0; 1024];
+            }
+        }
+    }
+}
+
+impl Walk {
+    /// Sets up what `path` (below the top) gives.
+    fn entry(&mut self, path: PathBuf) -> io::Result<()> {
+        let full = self.top.join(&path);
+        let meta = fs::symlink_metadata(&full).map_err(|e| at(&full, e))?;
+        if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh.")) {
+            let why = "names that begin with .wh. stand for deleted files in images";
+            return Err(at(&full, io::Error::new(io::ErrorKind::InvalidData, why)));
+        }
+        let kind = meta.file_type();
+        if kind.is_socket() {
+            return Ok(());
+        }
+        let mut header = Header::new(path.as_os_str().as_bytes(), &meta);
+        if kind.is_dir() {
+            header.kind = b'5';
+            self.todo.extend(children(&full, &path)?);
+        } else if kind.is_symlink() {
+            header.kind = b'2';
+            header.link = fs::read_link(&full).map_err(|e| at(&full, e))?.into_os_string().into_vec();
+        } else if kind.is_char_device() || kind.is_block_device() {
+            header.kind = if kind.is_char_device() { b'3' } else { b'4' };
+            header.device = Some((rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())));
+        } else if kind.is_fifo() {
+            header.kind = b'6';
+        }
+        if !kind.is_dir() && meta.nlink() > 1 {
+            if let Some(first) = self.names.get(&(meta.dev(), meta.ino())) {
+                header.kind = b'1';
+                header.link = first.as_os_str().as_bytes().to_vec();
+                self.buffer = header.encode();
+                return Ok(());
+            }
+            self.names.insert((meta.dev(), meta.ino()), path.clone());
+        }
+        header.xattrs = xattrs(&full).map_err(|e| at(&full, e))?;
+        if kind.is_file() {
+            let (data, sparse) = Data::open(full, &meta)?;
+            self.buffer = header.encode_file(meta.len(), sparse.then_some(&data.segments[..]));
+            self.file = Some(data);
+        } else {
+            self.buffer = header.encode();
+        }
+        Ok(())
+    }
+}
+
+/// The names in a directory, last first, so that they are popped in order.
+fn children(full: &Path, path: &Path) -> io::Result<Vec<PathBuf>> {
+    let read = || -> io::Result<Vec<OsString>> { fs::read_dir(full)?.map(|e| Ok(e?.file_name())).collect() };
+    let mut names = read().map_err(|e| at(full, e))?;
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(names.into_iter().map(|name| path.join(name)).collect())
+}
+
+impl Data {
+    fn open(path: PathBuf, meta: &Metadata) -> io::Result<(Data, bool)> {
+        // Not blocking and not following: between lstat and open it may have become something else.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let open = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&path);
+        let file = open.map_err(|e| at(&path, e))?;
+        let opened = file.metadata().map_err(|e| at(&path, e))?;
+        if (opened.dev(), opened.ino(), opened.len()) != (meta.dev(), meta.ino(), meta.len()) {
+            return Err(at(&path, changed()));
+        }
+        let sparse = meta.blocks() * 512 < meta.len();
+        let mut segments = if sparse { segments(&file, meta.len())? } else { vec![(0, meta.len())] };
+        segments.reverse();
+        let total: u64 = segments.iter().map(|segment| segment.1).sum();
+        let padding = (total.wrapping_neg() % 512) as usize;
+        Ok((Data { path, file, segments, padding, left: 0 }, sparse))
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.left == 0 {
+            let Some((start, length)) = self.segments.pop() else { return Ok(0) };
+            self.file.seek(SeekFrom::Start(start)).map_err(|e| at(&self.path, e))?;
+            self.left = length;
+        }
+        let want = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        match self.file.read(&mut buf[..want]).map_err(|e| at(&self.path, e))? {
+            0 if want > 0 => Err(at(&self.path, changed())),
+            n => {
+                self.left -= n as u64;
+                Ok(n)
+            }
+        }
+    }
+}
+
+/// Where a sparse file has data (lseek(2), SEEK_DATA). All of it, where the file system cannot say.
+fn segments(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut found = Vec::new();
+    let mut here = 0;
+    while here < size {
+        let start = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(here)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break, // nothing but a hole to the end
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
+            Err(e) => return Err(e.into()),
+        };
+        let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start))?.min(size);
+        if start >= end {
+            break; // it shrank; reading will tell
+        }
+        found.push((start, end - start));
+        here = end;
+    }
+    Ok(found)
+}
+
+/// All attributes that can be read; file systems without any have none.
+fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = vec![0; 65536];
+    let n = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Ok(n) => n,
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    names.truncate(n);
+    let mut found = Vec::new();
+    let mut value = vec![0; 65536];
+    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            Ok(n) => found.push((name.to_vec(), value[..n].to_vec())),
+            // trusted. without the privilege to read it, or gone in between.
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn at(path: &Path, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
+fn changed() -> io::Error {
+    io::Error::other("it changed while it was read")
+}
