@@ -4,8 +4,18 @@
 //! Where no lab can be had (not root, packages missing), the tests are skipped with the reason; with CI=true that
 //! is a failure.
 
+mod batch;
 mod cluster;
+mod environment;
+mod failures;
+mod identity;
 mod lab;
+mod leaks;
+mod mounts;
+mod mpi;
+mod pull;
+mod tasks;
+mod torture;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -27,7 +37,19 @@ macro_rules! tests {
 }
 
 /// Every area, in the order it runs.
-const AREAS: &[(&str, &[Test])] = &[("cluster", cluster::TESTS)];
+const AREAS: &[(&str, &[Test])] = &[
+    ("cluster", cluster::TESTS),
+    ("mounts", mounts::TESTS),
+    ("identity", identity::TESTS),
+    ("environment", environment::TESTS),
+    ("tasks", tasks::TESTS),
+    ("batch", batch::TESTS),
+    ("pull", pull::TESTS),
+    ("mpi", mpi::TESTS),
+    ("torture", torture::TESTS),
+    ("failures", failures::TESTS),
+    ("leaks", leaks::TESTS),
+];
 
 static LAB: OnceLock<Lab> = OnceLock::new();
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::account::checked;
 use crate::cluster::Cluster;
+use crate::command::Output;
 use crate::daemon::wait_until;
 
 /// A submitted batch job.
@@ -44,10 +45,15 @@ impl Cluster {
     pub fn sbatch(&self, options: &[&str], script: &str) -> Job<'_> {
         let output = self.work_dir().join("batch-%j.out");
         let sbatch = self.user("sbatch").arg("--parsable").arg(format!("--output={}", output.display()));
-        let result = sbatch.args(options).stdin(script).run().success();
-        let id: u32 = result.trimmed().parse().expect("sbatch --parsable prints the job id");
+        self.submitted(&sbatch.args(options).stdin(script).run().success())
+    }
+
+    /// The job that an `sbatch --parsable --output=batch-%j.out` in the work directory made.
+    #[track_caller]
+    pub fn submitted(&self, sbatch: &Output) -> Job<'_> {
+        let id: u32 = sbatch.trimmed().parse().expect("sbatch --parsable prints the job id");
         let output = self.work_dir().join(format!("batch-{id}.out"));
-        Job { cluster: self, id, submit_stderr: result.stderr.clone(), output }
+        Job { cluster: self, id, submit_stderr: sbatch.stderr.clone(), output }
     }
 }
 

@@ -47,6 +47,25 @@ impl Snapshot {
         now.lines.difference(&self.lines).cloned().collect()
     }
 
+    /// Sends `signal` to each process that is new since the picture and whose command line `chosen` holds for.
+    /// Panics if there is none.
+    #[track_caller]
+    pub fn kill_new(&self, signal: Signal, chosen: impl Fn(&str) -> bool) {
+        let mut hit = 0;
+        for thing in self.new_things() {
+            let Some((pid, command)) = thing.strip_prefix("process ").and_then(|rest| rest.split_once(' '))
+            else {
+                continue;
+            };
+            let id = pid.parse().ok().and_then(Pid::from_raw);
+            if let Some(id) = id.filter(|_| chosen(command)) {
+                // It may be gone between the picture and here; then there is nothing to kill.
+                hit += u32::from(rustix::process::kill_process(id, signal).is_ok());
+            }
+        }
+        assert!(hit > 0, "there was no such process: {:#?}", self.new_things());
+    }
+
     /// Panics if something new is still there after 10 s; the kernel and slurmd clean up a little later than
     /// srun returns.
     #[track_caller]

@@ -1,0 +1,101 @@
+//! Nothing is left: 300 steps with normal ends, cancelled ones, and killed ones, on both kinds of mount.
+
+use std::time::Duration;
+
+use grus_tests::command::Running;
+use grus_tests::daemon::wait_until;
+use rustix::process::Signal;
+
+use crate::lab::Lab;
+
+crate::tests![
+    two_hundred_and_forty_normal_ends_leave_nothing,
+    thirty_cancelled_steps_leave_nothing,
+    thirty_killed_steps_leave_nothing,
+    a_killed_fuse_server_fails_the_step_and_leaves_nothing,
+];
+
+/// The image by the kernel's mount and the user's own by FUSE.
+fn both_kinds(lab: &Lab) -> [String; 2] {
+    let own = lab.pushed_image("busybox");
+    let _ = lab.grus(&["pull", &own]).run().success();
+    [format!("--container-image={}", lab.system_image("busybox")), format!("--container-image={own}")]
+}
+
+fn two_hundred_and_forty_normal_ends_leave_nothing(lab: &Lab) {
+    let [kernel, fuse] = both_kinds(lab);
+    let before = lab.snapshot();
+    // Two nodes and four steps at a time: mounts and their ends overlap.
+    let script = format!(
+        "#!/bin/bash
+        for round in $(seq 30); do
+            for image in {kernel} {fuse}; do
+                for exit in 0 0 0 3; do
+                    srun --exact -N1 -n1 -c1 $image --writable-volatile=/opt/work sh -c \"echo ran; exit $exit\" &
+                done
+            done
+            wait
+        done
+        true"
+    );
+    let end = lab.sbatch(&["-N2", "--ntasks-per-node=4"], &script).wait(Duration::from_secs(400)).completed();
+    assert_eq!(end.output.matches("ran\n").count(), 240, "{end:#?}");
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
+}
+
+/// Starts a step of two ranks on a node that runs until it is ended; returns it and its job id.
+fn endless(lab: &Lab, image: &str) -> (Running, String) {
+    let dir = lab.fresh_dir("endless");
+    let script = "touch started-$SLURM_PROCID; while :; do sleep 0.2; done";
+    let running =
+        lab.srun(&["-N1", "-n2", "--job-name=endless", image, "sh", "-c", script]).cwd(&dir).spawn();
+    let started = || dir.join("started-0").exists() && dir.join("started-1").exists();
+    assert!(wait_until(Duration::from_secs(20), started), "the ranks did not start");
+    let job = lab.user("squeue").args(["--noheader", "--name=endless", "--format=%i"]).run().success();
+    (running, job.trimmed().to_owned())
+}
+
+fn thirty_cancelled_steps_leave_nothing(lab: &Lab) {
+    let images = both_kinds(lab);
+    let before = lab.snapshot();
+    for round in 0..30 {
+        let (running, job) = endless(lab, &images[round % 2]);
+        let _ = lab.user("scancel").arg(job).run().success();
+        let _ = running.wait().failure();
+    }
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
+}
+
+fn thirty_killed_steps_leave_nothing(lab: &Lab) {
+    let images = both_kinds(lab);
+    let before = lab.snapshot();
+    for round in 0..30 {
+        let (running, job) = endless(lab, &images[round % 2]);
+        match round % 3 {
+            0 => before.kill_new(Signal::KILL, |command| command.contains("slurmstepd")),
+            1 => before.kill_new(Signal::KILL, |command| command.contains("started-$SLURM_PROCID")),
+            _ => before.kill_new(Signal::KILL, |command| {
+                command.contains("slurmstepd") || command.contains("started-$SLURM_PROCID")
+            }),
+        }
+        let _ = lab.user("scancel").arg(job).run();
+        let _ = running.wait().failure();
+    }
+    before.assert_nothing_left();
+    lab.resume_nodes().expect("nodes can be resumed");
+    lab.assert_nodes_idle();
+}
+
+fn a_killed_fuse_server_fails_the_step_and_leaves_nothing(lab: &Lab) {
+    let [_, fuse] = both_kinds(lab);
+    let before = lab.snapshot();
+    let (running, _) = endless(lab, &fuse);
+    before.kill_new(Signal::KILL, |command| command.contains("squashfuse"));
+    // The shell's next `sleep` cannot be read from the image any more.
+    let _ = lab.user("scancel").args(["--name=endless"]).run();
+    let _ = running.wait().failure();
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
+}
