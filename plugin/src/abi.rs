@@ -1,0 +1,232 @@
+//! The border to C: every symbol Slurm looks for, and the few calls that have no safe wrapper. The only file
+//! of the plugin with `unsafe` in it. It decides nothing: hooks go to [`Grus::run`], options are only noted.
+//!
+//! Exactly these symbols are exported; the prolog and epilog hooks are left out, since exporting them costs a
+//! process per job and node. Nothing here is called `init` or `fini`: Slurm's loader calls those.
+#![allow(unsafe_code)]
+
+use std::error::Error;
+use std::ffi::{c_char, c_int, c_long, c_void, CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
+
+use grus_core::options::{Spec, TABLE};
+use slurm_spank::{init_spank_handle, spank_callback_with_globals, spank_sys, Plugin, SpankHandle};
+
+use crate::hooks::{Grus, Hook};
+use crate::stamp;
+
+/// The plugin's name, as Slurm shows it and puts it into the names of option variables.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static plugin_name: [u8; 5] = *b"grus\0";
+
+/// The kind of plugin.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static plugin_type: [u8; 6] = *b"spank\0";
+
+/// Slurm's own version, compared when the plugin is loaded. An atomic lies in writable memory and has the
+/// representation of a `u32`; [`stamp_version`] fills it in before anyone reads it.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static plugin_version: AtomicU32 = AtomicU32::new(0);
+
+/// Version of the SPANK interface; Slurm defines it and never reads it.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static spank_plugin_version: u32 = 1;
+
+/// ESPANK_JOB_FAILURE: should `slurm_spank_init` ever fail in a required plugin, the job fails and the node is
+/// not drained. Read by Slurm 25.05 and later.
+#[no_mangle]
+#[allow(non_upper_case_globals)]
+pub static slurm_spank_init_failure_mode: c_int = 3012;
+
+/// Runs when the plugin is loaded, before `plugin_version` is compared.
+#[used]
+#[link_section = ".init_array"]
+static STAMP: extern "C" fn() = stamp_version;
+
+extern "C" fn stamp_version() {
+    type ApiVersion = unsafe extern "C" fn() -> c_long;
+    let Some(function) = symbol(c"slurm_api_version") else { return };
+    // SAFETY: slurm/slurm.h declares `extern long slurm_api_version(void)`, unchanged in 20.11 to 26.05.
+    let version = unsafe { std::mem::transmute::<*mut c_void, ApiVersion>(function)() };
+    plugin_version.store(stamp::plugin_version(version), Ordering::Relaxed);
+}
+
+/// A function of the process that loaded us, or None where this release of Slurm lacks it.
+fn symbol(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: `name` ends with NUL; RTLD_DEFAULT searches what is loaded and touches nothing (dlsym(3)).
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
+}
+
+macro_rules! hook {
+    ($symbol:ident, $method:ident $(, after $first:ident)?) => {
+        /// Called by Slurm.
+        ///
+        /// # Safety
+        /// `spank` is Slurm's handle, `argv` holds `argc` strings; both live for the call.
+        #[no_mangle]
+        pub unsafe extern "C" fn $symbol(
+            spank: spank_sys::spank_t,
+            argc: c_int,
+            argv: *const *const c_char,
+        ) -> c_int {
+            $($first(spank);)?
+            // slurm-spank's own `setup` and `report_error` are never called: they send every tracing event of
+            // the process through slurm_info. A panic that gets here, past `guarded`, becomes -1.
+            spank_callback_with_globals::<Grus, _>(|plugin, options, _first| {
+                plugin.$method(&mut init_spank_handle(spank, argc, argv, options))
+            })
+        }
+    };
+}
+
+hook!(slurm_spank_init, init, after register_options);
+hook!(slurm_spank_init_post_opt, init_post_opt);
+hook!(slurm_spank_local_user_init, local_user_init);
+hook!(slurm_spank_user_init, user_init);
+hook!(slurm_spank_task_init_privileged, task_init_privileged);
+hook!(slurm_spank_task_init, task_init);
+hook!(slurm_spank_task_exit, task_exit);
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+// SAFETY: the trait asks for care in the task hooks, which run in a fork of a process with threads. They
+// print, call setns(2) and chdir(2); they take no lock that another thread of slurmstepd could have held.
+unsafe impl Plugin for Grus {
+    fn init(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::Init, spank)
+    }
+    fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::InitPostOpt, spank)
+    }
+    fn local_user_init(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::LocalUserInit, spank)
+    }
+    fn user_init(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::UserInit, spank)
+    }
+    fn task_init_privileged(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::TaskInitPrivileged, spank)
+    }
+    fn task_init(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::TaskInit, spank)
+    }
+    fn task_exit(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::TaskExit, spank)
+    }
+}
+
+/// Runs a hook. Always Ok, so that Slurm always sees 0: a failure is remembered and ends the tasks, or has
+/// ended srun already. A panic is a failure like any other.
+fn guarded(grus: &mut Grus, hook: Hook, spank: &mut SpankHandle) -> Outcome {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| grus.run(hook, spank))) {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        grus.panicked(hook, &text.unwrap_or_else(|| "no reason given".into()), spank);
+    }
+    Ok(())
+}
+
+/// Options as typed, in the order Slurm handed them over: row of the table and value.
+static TYPED: Mutex<Vec<(&'static Spec, String)>> = Mutex::new(Vec::new());
+
+/// Notes an option. Slurm calls it on the nodes too, where the one variable of D3 counts instead.
+extern "C" fn option_typed(row: c_int, value: *const c_char, remote: c_int) -> c_int {
+    let noted = catch_unwind(|| {
+        let spec = usize::try_from(row).ok().and_then(|row| TABLE.get(row));
+        let (Some(spec), 0) = (spec, remote) else { return };
+        let value = match value.is_null() {
+            true => String::new(),
+            // SAFETY: Slurm hands over a string that lives for the call, or NULL for a flag (slurm/spank.h).
+            false => unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned(),
+        };
+        TYPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((spec, value));
+    });
+    noted.map_or(-1, |()| 0)
+}
+
+/// Takes the options noted so far.
+pub fn typed() -> Vec<(&'static Spec, String)> {
+    std::mem::take(&mut TYPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+/// Tells Slurm of our options: in every context that parses or receives them, which slurmd does not.
+///
+/// Not slurm-spank's `register_option`: it keeps but the last value of a repeated option.
+fn register_options(spank: spank_sys::spank_t) {
+    // SAFETY: asks Slurm for a number, no arguments.
+    if unsafe { spank_sys::spank_context() } == spank_sys::spank_context_S_CTX_SLURMD {
+        return;
+    }
+    for (row, spec) in (0..).zip(TABLE) {
+        let texts = [spec.name, spec.value.unwrap_or(""), spec.usage].map(CString::new);
+        let [Ok(name), Ok(value), Ok(usage)] = texts else { continue };
+        let mut option = spank_sys::spank_option {
+            name: name.as_ptr(),
+            arginfo: if spec.value.is_some() { value.as_ptr() } else { std::ptr::null() },
+            usage: usage.as_ptr(),
+            has_arg: c_int::from(spec.value.is_some()),
+            val: row,
+            cb: Some(option_typed),
+        };
+        // SAFETY: the handle is the running hook's; Slurm copies the option with its strings. Where it
+        // refuses one, it says so itself.
+        unsafe { spank_sys::spank_option_register(spank, &mut option) };
+    }
+}
+
+/// Ends this process at once: no destructors and no exit handlers, which belong to Slurm.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+/// The real user and group of this process.
+pub fn ids() -> (u32, u32) {
+    // SAFETY: both always succeed (getuid(2), getgid(2)).
+    unsafe { (libc::getuid(), libc::getgid()) }
+}
+
+/// Slurm's TmpFS on this node, with its `%n` and `%h` filled in. None where Slurm does not say.
+pub fn tmp_fs(node: &str) -> Option<PathBuf> {
+    type TmpFs = unsafe extern "C" fn(*mut c_char) -> *mut c_char;
+    let function = symbol(c"slurm_get_tmp_fs")?;
+    let node = CString::new(node).ok()?;
+    // SAFETY: Slurm's src/common/read_config.h declares `char *slurm_get_tmp_fs(char *node_name)`. It reads
+    // the name and returns a string of its allocator, which is left to the end of the process.
+    let path = unsafe { std::mem::transmute::<*mut c_void, TmpFs>(function)(node.as_ptr().cast_mut()) };
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, and Slurm's strings end with NUL.
+    Some(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()).into())
+}
+
+/// Paths of the Unix sockets this process has bound, among its first file descriptors.
+pub fn bound_sockets() -> Vec<PathBuf> {
+    /// slurmstepd opens its socket as one of its first files.
+    const SEARCHED: c_int = 256;
+    (0..SEARCHED).filter_map(bound_path).collect()
+}
+
+fn bound_path(fd: c_int) -> Option<PathBuf> {
+    // SAFETY: all fields of sockaddr_un are integers, for which zero is a value.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `address` and fails with EBADF or ENOTSOCK for what
+    // is no socket (getsockname(2)).
+    let rc = unsafe { libc::getsockname(fd, (&raw mut address).cast(), &mut length) };
+    if rc != 0 || i32::from(address.sun_family) != libc::AF_UNIX {
+        return None;
+    }
+    let path: Vec<u8> = address.sun_path.iter().map(|c| *c as u8).take_while(|b| *b != 0).collect();
+    (!path.is_empty()).then(|| OsStr::from_bytes(&path).into())
+}

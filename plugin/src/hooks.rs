@@ -1,0 +1,97 @@
+//! Which hook does what in which of Slurm's programs. One page; the work is in [`Submit`] and [`Step`].
+//!
+//! | hook                 | srun            | sbatch, salloc  | slurmstepd                            | slurmd |
+//! |----------------------|-----------------|-----------------|---------------------------------------|--------|
+//! | init                 | begin           | begin           | begin                                 |   -    |
+//! | init_post_opt        | find, publish   | find, publish   | read the request, start the builder   |   -    |
+//! | local_user_init      | oci check       |                 |                                       |        |
+//! | user_init            |                 |                 | build the container, or say why not   |        |
+//! | task_init_privileged |                 |                 | join it                               |        |
+//! | task_init            |                 |                 | end the task if there is no container |        |
+//! | task_exit            |                 |                 | tell if the image's server is gone    |        |
+//!
+//! Options are registered in [`crate::abi`], before `init`. No hook fails: on the submit side a refusal ends the
+//! program, on a node it is remembered until it can end the tasks. A failing hook would drain nodes, or be
+//! ignored where plugstack.conf says `optional`.
+
+use slurm_spank::{Context, SpankHandle};
+
+use crate::step::Step;
+use crate::submit::{refuse, Role, Submit};
+use grus_core::Refusal;
+
+/// The hooks we export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// The plugin is loaded.
+    Init,
+    /// All options are known.
+    InitPostOpt,
+    /// srun knows its job and step.
+    LocalUserInit,
+    /// slurmstepd, with the user's effective id.
+    UserInit,
+    /// A task, still root.
+    TaskInitPrivileged,
+    /// A task, as the user, before execve(2).
+    TaskInit,
+    /// slurmstepd has collected a task.
+    TaskExit,
+}
+
+/// Grus in one of Slurm's processes.
+#[derive(Debug, Default)]
+pub enum Grus {
+    /// Not begun, or in slurmd, where there is nothing to do.
+    #[default]
+    Idle,
+    /// In srun, sbatch or salloc.
+    Submit(Submit),
+    /// In slurmstepd and in the tasks it forks.
+    Step(Step),
+}
+
+impl Grus {
+    /// The table above.
+    pub fn run(&mut self, hook: Hook, spank: &mut SpankHandle) {
+        match (hook, self) {
+            (Hook::Init, grus) => grus.begin(spank),
+            (Hook::InitPostOpt, Grus::Submit(submit)) => submit.options_known(role(spank), spank),
+            (Hook::InitPostOpt, Grus::Step(step)) => step.read_request(spank),
+            (Hook::UserInit, Grus::Step(step)) => step.build(spank),
+            (Hook::TaskInitPrivileged, Grus::Step(step)) => step.join(),
+            (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(),
+            _ => {}
+        }
+    }
+
+    /// `init` comes once per component of a heterogeneous job; what the first one left is kept.
+    fn begin(&mut self, spank: &SpankHandle) {
+        *self = match (std::mem::take(self), spank.context()) {
+            (Grus::Idle, Ok(Context::Local | Context::Allocator)) => Grus::Submit(Submit::default()),
+            (Grus::Idle, Ok(Context::Remote)) => Grus::Step(Step::default()),
+            (begun, _) => begun,
+        };
+    }
+
+    /// A panic is a bug of ours and a failure of the job: remembered on a node, the end at submission.
+    pub fn panicked(&mut self, hook: Hook, text: &str, spank: &SpankHandle) {
+        let refusal = Refusal::site(format!("internal error in {hook:?}: {text}"))
+            .hint("this is a bug of Grus; tell the administrator");
+        match spank.context() {
+            Ok(Context::Local | Context::Allocator) => refuse(&refusal),
+            Ok(Context::Remote) => *self = Grus::Step(Step::failed(refusal)),
+            _ => {}
+        }
+        if hook == Hook::TaskInit {
+            crate::abi::exit_now(1);
+        }
+    }
+}
+
+fn role(spank: &SpankHandle) -> Role {
+    match spank.context() {
+        Ok(Context::Allocator) => Role::Job,
+        _ => Role::Step,
+    }
+}

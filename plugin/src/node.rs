@@ -1,0 +1,87 @@
+//! Facts of this node and step that a container depends on and no SPANK item tells.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use grus_core::path::AbsPath;
+
+use crate::abi;
+
+/// Where a step's daemon lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The node's name in Slurm.
+    pub node: String,
+    /// SlurmdSpoolDir with `%n` and `%h` filled in; None where it cannot be found.
+    pub spool: Option<PathBuf>,
+}
+
+impl Place {
+    /// Finds it, as root.
+    ///
+    /// slurmstepd listens on `SlurmdSpoolDir/NODE_JOB.STEP` for as long as it lives (Slurm's
+    /// src/common/stepd_api.c), so its own socket names both. slurm.conf need not be found and read.
+    pub fn find(job: u32) -> Self {
+        let found = abi::bound_sockets().into_iter().find_map(|socket| from_socket(&socket, job));
+        found.unwrap_or_else(|| {
+            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            Self { node: host.trim().split('.').next().unwrap_or_default().into(), spool: None }
+        })
+    }
+
+    /// Paths that the launch of this step's tasks needs: PMIx's sockets (Slurm's
+    /// src/plugins/mpi/pmix/pmixp_info.c; releases differ in whether the user id is in the name) and the files
+    /// of mpi/cray_shasta. Those that do not exist.
+    pub fn launch_paths(&self, job: u32, step: u32, uid: u32) -> Vec<AbsPath> {
+        let tmp = abi::tmp_fs(&self.node).unwrap_or_else(|| "/tmp".into());
+        launch_paths(self.spool.as_deref(), &tmp, job, step, uid)
+            .into_iter()
+            .filter(|path| path.exists())
+            .filter_map(|path| AbsPath::parse(path.to_str()?).ok())
+            .collect()
+    }
+}
+
+/// `SPOOL/NODE_JOB.STEP`; a node's name may have a `_` in it.
+fn from_socket(socket: &Path, job: u32) -> Option<Place> {
+    let (node, id) = socket.file_name()?.to_str()?.rsplit_once('_')?;
+    let of_job = id.split_once('.').is_some_and(|(number, _)| number == job.to_string());
+    (of_job && socket.is_absolute() && !node.is_empty())
+        .then(|| Place { node: node.into(), spool: socket.parent().map(Path::to_owned) })
+}
+
+fn launch_paths(spool: Option<&Path>, tmp: &Path, job: u32, step: u32, uid: u32) -> Vec<PathBuf> {
+    let mut paths = vec![
+        tmp.join(format!("spmix_appdir_{uid}_{job}.{step}")),
+        tmp.join(format!("spmix_appdir_{job}.{step}")),
+    ];
+    if let Some(spool) = spool {
+        paths.push(spool.join(format!("pmix.{job}.{step}")));
+        paths.push(spool.join(format!("mpi_cray_shasta/{job}.{step}")));
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slurmstepds_socket_names_spool_and_node() {
+        let place = |node: &str, spool: &str| Some(Place { node: node.into(), spool: Some(spool.into()) });
+        assert_eq!(from_socket("/var/spool/slurmd/n1_17.0".as_ref(), 17), place("n1", "/var/spool/slurmd"));
+        assert_eq!(from_socket("/s/a_b_17.4294967291".as_ref(), 17), place("a_b", "/s"));
+        for other in ["/run/munge/socket", "/s/n1_18.0", "/s/_17.0", "n1_17.0", "/s/n1_17", "/"] {
+            assert_eq!(from_socket(other.as_ref(), 17), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn launch_paths_are_those_of_the_step() {
+        let paths = launch_paths(Some("/s".as_ref()), "/t".as_ref(), 17, 3, 1000);
+        let shown: Vec<&str> = paths.iter().filter_map(|path| path.to_str()).collect();
+        let expected =
+            ["/t/spmix_appdir_1000_17.3", "/t/spmix_appdir_17.3", "/s/pmix.17.3", "/s/mpi_cray_shasta/17.3"];
+        assert_eq!(shown, expected);
+    }
+}

@@ -1,0 +1,247 @@
+//! A step on a node, in slurmstepd: from the request in the job's environment to tasks in the container.
+//!
+//! Nothing here returns an error to Slurm (see [`crate::hooks`]). What goes wrong becomes [`Step::Failed`]: said
+//! once per node in user_init, from where it reaches the user, and the end of each task in task_init.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::sync::Arc;
+
+use grus_core::path::AbsPath;
+use grus_core::plan::Job;
+use grus_core::platform::Platform;
+use grus_core::request::{Request, VARIABLE};
+use grus_core::site::Site;
+use grus_core::Refusal;
+use grus_enter::{account, Builder, Container, Failure, Inputs, TIME_LIMIT};
+use slurm_spank::{SpankError, SpankHandle};
+
+use crate::journal::{self, Subject};
+use crate::node::Place;
+use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
+use crate::{abi, say, settings};
+
+/// A step's state on this node.
+#[derive(Debug, Default)]
+pub enum Step {
+    /// No container is asked for: Grus does nothing.
+    #[default]
+    Host,
+    /// One is asked for; user_init will build it.
+    Wanted(Box<Wanted>),
+    /// There it is.
+    Ready(Box<Ready>),
+    /// It cannot be had, so no task may run.
+    Failed(Failed),
+}
+
+/// What a build waits for.
+#[derive(Debug)]
+pub struct Wanted {
+    request: Request,
+    site: Arc<Site>,
+    builder: Builder,
+    place: Place,
+}
+
+/// A container for the tasks to join.
+#[derive(Debug)]
+pub struct Ready {
+    container: Container,
+    place: Place,
+}
+
+/// A remembered failure.
+#[derive(Debug)]
+pub struct Failed {
+    refusal: Refusal,
+    told: bool,
+}
+
+impl Step {
+    /// A step none of whose tasks may run.
+    pub fn failed(refusal: Refusal) -> Self {
+        Step::Failed(Failed { refusal, told: false })
+    }
+
+    /// init_post_opt, as root. Whether a container is asked for; if so, its builder thread is started here,
+    /// where it gets slurmstepd's own file descriptors and root's rights even under `contain_spank`.
+    pub fn read_request(&mut self, spank: &SpankHandle) {
+        *self = match wanted(spank) {
+            Ok(None) => Step::Host,
+            Ok(Some(wanted)) => Step::Wanted(Box::new(wanted)),
+            Err(refusal) => Step::failed(refusal),
+        };
+    }
+
+    /// user_init: builds the container. What fails here or failed before is said here, once per node.
+    pub fn build(&mut self, spank: &SpankHandle) {
+        *self = match std::mem::take(self) {
+            Step::Wanted(wanted) => start(*wanted, spank),
+            Step::Failed(failed) => tell(failed, spank),
+            other => other,
+        };
+    }
+
+    /// task_init_privileged, in a task, as root. The namespace's descriptor is close-on-exec, so the user's
+    /// program does not get it.
+    pub fn join(&mut self) {
+        let Step::Ready(ready) = self else { return };
+        if let Err(failure) = ready.container.join() {
+            say::failure(Some(&ready.place.node), &failure.what(), failure.hint().as_deref());
+            let refusal = Refusal::site(failure.what());
+            *self = Step::Failed(Failed { refusal, told: true });
+        }
+    }
+
+    /// task_init, in a task, as the user, in the container: the last word before execve(2). Ends the task
+    /// itself, since plugstack.conf may say `optional` and a return value would be ignored.
+    pub fn enter_or_end(&mut self) {
+        match self {
+            Step::Host => {}
+            Step::Ready(ready) => {
+                let Some(workdir) = &ready.container.plan.workdir else { return };
+                if let Err(error) = env::set_current_dir(workdir.as_path()) {
+                    let what = format!("cannot start in the image's directory {workdir}: {error}");
+                    let hint = "pass --container-mount-workdir to start in the job's directory";
+                    say::failure(Some(&ready.place.node), &what, Some(hint));
+                    abi::exit_now(1);
+                }
+            }
+            Step::Failed(failed) if failed.told => abi::exit_now(1),
+            Step::Failed(failed) => {
+                say::failure(None, &failed.refusal.what, failed.refusal.hint.as_deref());
+                abi::exit_now(1);
+            }
+            Step::Wanted(_) => {
+                say::failure(None, "Slurm did not call user_init, so there is no container", None);
+                abi::exit_now(1);
+            }
+        }
+    }
+}
+
+/// What init_post_opt can know; None where the step stays on the host.
+fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
+    let Some(text) = spank.getenv(VARIABLE).map_err(unreadable)? else { return Ok(None) };
+    // The tasks must not see it: an srun inside the container would take it for its own.
+    spank.unsetenv(VARIABLE).map_err(unreadable)?;
+    let (job, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
+    if step == SLURM_EXTERN_CONT {
+        return Ok(None);
+    }
+    let request = Request::decode(&text)?;
+    if !request.wants_container() {
+        return Ok(None);
+    }
+    let site = settings::site(&spank.plugin_argv().map_err(unreadable)?)?;
+    if !runs_inside(step, &request, &site) {
+        return Ok(None);
+    }
+    let builder = Builder::start().map_err(|error| {
+        Refusal::site(format!("cannot start a thread in slurmstepd: {error}"))
+            .hint("the node may be short of memory or processes; tell the administrator")
+    })?;
+    Ok(Some(Wanted { request, site: Arc::new(site), builder, place: Place::find(job) }))
+}
+
+fn unreadable(error: SpankError) -> Refusal {
+    Refusal::site(format!("slurmstepd does not tell what Grus must know: {error}"))
+        .hint("this is a bug of Grus or Slurm; tell the administrator")
+}
+
+/// Batch scripts and salloc's shells stay on the host unless asked for; what srun starts runs inside (D4).
+fn runs_inside(step: u32, request: &Request, site: &Site) -> bool {
+    match step {
+        SLURM_EXTERN_CONT => false,
+        SLURM_BATCH_SCRIPT | SLURM_INTERACTIVE_STEP => request.batch.unwrap_or(site.batch.container),
+        _ => true,
+    }
+}
+
+fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
+    let Wanted { request, site, builder, place } = wanted;
+    let subject = subject(spank, &place.node);
+    let built = inputs(request, site, &place, spank)
+        .map_err(Failure::from)
+        .and_then(|inputs| builder.build(inputs))
+        .and_then(|container| set_environment(&container, spank).map(|()| container));
+    match built {
+        Ok(container) => {
+            journal::launched(&subject, &container);
+            Step::Ready(Box::new(Ready { container, place }))
+        }
+        Err(failure) => {
+            let (what, hint) = (failure.what(), failure.hint());
+            say::failure(Some(&place.node), &what, hint.as_deref());
+            journal::failed(&subject, &what, Some(&failure));
+            Step::Failed(Failed { refusal: Refusal::site(what), told: true })
+        }
+    }
+}
+
+/// Says what was remembered before the user could be reached.
+fn tell(failed: Failed, spank: &SpankHandle) -> Step {
+    if !failed.told {
+        let place = Place::find(spank.job_id().unwrap_or_default());
+        say::failure(Some(&place.node), &failed.refusal.what, failed.refusal.hint.as_deref());
+        journal::failed(&subject(spank, &place.node), &failed.refusal.what, None);
+    }
+    Step::Failed(Failed { told: true, ..failed })
+}
+
+fn subject(spank: &SpankHandle, node: &str) -> Subject {
+    Subject {
+        job: spank.job_id().unwrap_or_default(),
+        step: spank.job_stepid().unwrap_or_default(),
+        node: node.into(),
+        uid: spank.job_uid().unwrap_or_default(),
+    }
+}
+
+/// Everything the build is made from: the job as slurmstepd knows it.
+fn inputs(request: Request, site: Arc<Site>, place: &Place, spank: &SpankHandle) -> Result<Inputs, Refusal> {
+    let resolved = request.resolved.clone().ok_or_else(|| {
+        Refusal::user("the container options name no image that was found at submission")
+            .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
+    })?;
+    let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
+    let gids = spank.job_supplementary_gids().map_err(unreadable)?;
+    let (job, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
+    let mut slurm_paths = place.launch_paths(job, step, uid);
+    if step == SLURM_BATCH_SCRIPT {
+        // The copy of the script in the spool directory, which is what gets executed.
+        let argv = spank.job_argv().map_err(unreadable)?;
+        slurm_paths.extend(argv.first().and_then(|script| AbsPath::parse(script).ok()));
+    }
+    let job = Job {
+        user: account::user(uid, gid, &gids)?,
+        workdir: workdir()?,
+        environment: environment(&spank.job_env_os().map_err(unreadable)?),
+        slurm_paths,
+    };
+    let platform = Platform::here();
+    let node = Some(place.node.clone());
+    Ok(Inputs { request, site, job, image: resolved.path, uid, gid, gids, platform, node, limit: TIME_LIMIT })
+}
+
+/// The job's directory: Slurm has changed to it, or to a substitute where it is missing.
+fn workdir() -> Result<AbsPath, Refusal> {
+    let directory = env::current_dir()
+        .map_err(|error| Refusal::user(format!("the job's working directory is of no use: {error}")))?;
+    AbsPath::parse(&directory.to_string_lossy())
+}
+
+/// `NAME=value` as pairs; what is not UTF-8 is not ours to judge and stays as it is.
+fn environment(variables: &[&std::ffi::OsStr]) -> BTreeMap<String, String> {
+    let pairs = variables.iter().filter_map(|variable| variable.to_str()?.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The plan's changes to each task's environment. Slurm looks commands up by the PATH that is set here.
+fn set_environment(container: &Container, spank: &SpankHandle) -> Result<(), Failure> {
+    let edits = &container.plan.environment;
+    let set = edits.set.iter().try_for_each(|(name, value)| spank.setenv(name, value, true));
+    let unset = edits.unset.iter().try_for_each(|name| spank.unsetenv(name));
+    set.and(unset).map_err(|error| unreadable(error).into())
+}

@@ -1,0 +1,182 @@
+//! The submit side: srun, sbatch and salloc. Options become one request with a pinned image, which travels as
+//! one variable (D3). What is wrong ends the submission here, before anything is allocated.
+
+use std::env;
+use std::ffi::OsStr;
+
+use grus_core::options::Spec;
+use grus_core::path::AbsPath;
+use grus_core::request::{Image, Request, VARIABLE};
+use grus_core::site::Site;
+use grus_core::Refusal;
+use slurm_spank::SpankHandle;
+
+use crate::pull::Puller;
+use crate::{abi, image, say, settings, typed};
+
+/// The request's name among the job-control variables; Slurm keeps those for the steps of the job.
+const JOB_COPY: &str = "GRUS_REQUEST";
+
+/// The same, as it appears in the environment of the job's scripts and shells.
+const JOB_COPY_IN_ENVIRONMENT: &str = "SLURM_SPANK_GRUS_REQUEST";
+
+/// What a submitting program starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A step: srun, perhaps inside a job whose request it inherits.
+    Step,
+    /// A job whose steps inherit: sbatch and salloc.
+    Job,
+}
+
+/// A submitting program: what its components have published so far.
+#[derive(Debug, Default)]
+pub struct Submit {
+    /// Request of the heterogeneous job's first component; None before it. Empty: no container.
+    first: Option<String>,
+}
+
+impl Submit {
+    /// After the options of one component are known. Does not return if something is wrong.
+    pub fn options_known(&mut self, role: Role, spank: &SpankHandle) {
+        if let Err(refusal) = self.publish(role, spank) {
+            refuse(&refusal);
+        }
+    }
+
+    fn publish(&mut self, role: Role, spank: &SpankHandle) -> Result<(), Refusal> {
+        let typed = abi::typed();
+        let inherited = match role {
+            Role::Step => inherited(spank)?,
+            Role::Job => None,
+        };
+        forget(role, &typed, spank);
+        let text = match (typed.as_slice(), &inherited) {
+            ([], None) => String::new(),
+            _ => prepare(role, &typed, inherited, spank)?,
+        };
+        // One environment serves all components of a heterogeneous srun, so they cannot differ.
+        match &self.first {
+            Some(first) if *first != text => {
+                return Err(Refusal::user(
+                    "the components of a heterogeneous job ask for different containers",
+                )
+                .hint("give every component the same container options, or start one srun for each"));
+            }
+            _ => self.first = Some(text.clone()),
+        }
+        if text.is_empty() {
+            return Ok(());
+        }
+        // Slurm reads its process environment for the job's from here on. srun may have threads by now
+        // (26.05), all of them Slurm's own, none of which sets variables this early.
+        env::set_var(VARIABLE, &text);
+        match role {
+            Role::Step => Ok(()),
+            Role::Job => spank.job_control_setenv(JOB_COPY, &text, true).map_err(|error| {
+                Refusal::site(format!("the container options cannot be sent with the job: {error}"))
+            }),
+        }
+    }
+}
+
+/// The request with its image found, as text; empty if no container is wanted.
+fn prepare(
+    role: Role,
+    typed: &[(&'static Spec, String)],
+    inherited: Option<Request>,
+    spank: &SpankHandle,
+) -> Result<String, Refusal> {
+    let own = typed::request(typed.iter().map(|(spec, value)| (*spec, value.as_str())), &directory()?)?;
+    let mut request = own.over(inherited.unwrap_or_default());
+    let pointless = request.pointless();
+    if !pointless.is_empty() {
+        say::note(&format!("without --container-image these have no effect: --{}", pointless.join(", --")));
+    }
+    if !request.wants_container() {
+        return Ok(String::new());
+    }
+    let arguments = spank.plugin_argv().map_err(|error| Refusal::site(error.to_string()))?;
+    let site = settings::site(&arguments)?;
+    if request.resolved.is_none() {
+        let puller = Puller::new(&site, settings::config(&arguments)?);
+        request.resolved = image::resolve(&request, &site, &puller)?;
+    }
+    if role == Role::Job && stays_on_host(&request, &site) {
+        say::note(&format!(
+            "the batch script runs on the host, each srun in it in {} (--container-batch: the script too)",
+            shown(&request)
+        ));
+    }
+    request.encode()
+}
+
+/// Whether there is a batch script and it runs outside of the container (D4).
+fn stays_on_host(request: &Request, site: &Site) -> bool {
+    let program = env::current_exe().unwrap_or_default();
+    program.file_name() == Some(OsStr::new("sbatch")) && !request.batch.unwrap_or(site.batch.container)
+}
+
+fn shown(request: &Request) -> String {
+    match &request.image {
+        Some(Image::Reference(reference)) => reference.familiar(),
+        Some(Image::File(path)) => path.to_string(),
+        None | Some(Image::None) => "no container".into(),
+    }
+}
+
+/// The directory that relative paths start from.
+fn directory() -> Result<AbsPath, Refusal> {
+    let unknown = |why: String| Refusal::user(format!("the current directory is of no use: {why}"));
+    let directory = env::current_dir().map_err(|error| unknown(error.to_string()))?;
+    let text = directory.to_str().ok_or_else(|| unknown("its path is not UTF-8".into()))?;
+    AbsPath::parse(text)
+}
+
+/// What the job asked for, in an srun inside it.
+fn inherited(spank: &SpankHandle) -> Result<Option<Request>, Refusal> {
+    let of_job = spank.job_control_getenv(JOB_COPY).ok().flatten();
+    let text = of_job.or_else(|| env::var(JOB_COPY_IN_ENVIRONMENT).ok());
+    text.filter(|text| !text.is_empty()).map(|text| Request::decode(&text)).transpose()
+}
+
+/// Removes what was left by another job in whose environment we run, and Slurm's own copies of our options:
+/// a step would take those for options typed at it.
+fn forget(role: Role, typed: &[(&'static Spec, String)], spank: &SpankHandle) {
+    env::remove_var(VARIABLE);
+    if role == Role::Step {
+        return;
+    }
+    env::remove_var(JOB_COPY_IN_ENVIRONMENT);
+    // It may well not be there.
+    let _ = spank.job_control_unsetenv(JOB_COPY);
+    for (spec, _) in typed {
+        let copy = option_variable(spec.name);
+        env::remove_var(&copy);
+        let _ = spank.job_control_unsetenv(copy);
+    }
+}
+
+/// Slurm's variable for one of our options (src/common/plugstack.c, `_opt_env_name`).
+fn option_variable(name: &str) -> String {
+    format!("_SLURM_SPANK_OPTION_grus_{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+}
+
+/// Ends the submission. Not by a return value: Slurm ignores it where plugstack.conf says `optional`, and the
+/// job would run on the host.
+pub fn refuse(refusal: &Refusal) -> ! {
+    say::failure(None, &refusal.what, refusal.hint.as_deref());
+    // As srun itself does with its own errors (srun(1), SLURM_EXIT_ERROR).
+    let status = env::var("SLURM_EXIT_ERROR").ok().and_then(|text| text.parse::<u8>().ok());
+    abi::exit_now(status.filter(|status| *status != 0).unwrap_or(1).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn option_variables_are_named_as_slurm_names_them() {
+        assert_eq!(option_variable("container-image"), "_SLURM_SPANK_OPTION_grus_container_image");
+    }
+}
