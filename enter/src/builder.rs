@@ -1,17 +1,31 @@
-//! The builder thread: started early as root, handed its work by whoever knows the request.
+//! The builder thread: started early as root, handed its work by whoever knows the request (D1).
+//!
+//! Why a thread, and why so early: it shares slurmstepd's descriptor table, so that the namespace's descriptor stays
+//! where tasks are forked from even when user_init runs in a process of its own (contain_spank), and it can become
+//! root again by itself. It is an ordinary thread and may allocate; a fork of slurmstepd may not.
 
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::fd::AsFd;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use grus_core::path::AbsPath;
 use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::Request;
 use grus_core::site::Site;
+use rustix::process::{getpid, Pid};
+use rustix::thread::gettid;
 
+use crate::call::{open_own, stat, Called, During};
 use crate::container::Container;
-use crate::failure::Failure;
+use crate::deadline::Deadline;
+use crate::failure::{Failed, Failure, Phase};
+use crate::launch;
+use crate::sys;
 
 /// How long a build may take if nothing else is said.
 pub const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -43,20 +57,210 @@ pub struct Inputs {
 
 /// A thread that waits to build one container. Dropping it ends the thread.
 #[derive(Debug)]
-pub struct Builder {}
+pub struct Builder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What caller and thread share. Plain futexes of one memory, so that they work between processes that share it.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    abandoned: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No work yet.
+    Waiting,
+    /// Work, not yet taken.
+    Handed(Box<Work>),
+    /// Being done; how far it is, and the image's server if there is one.
+    Running(Phase, Option<Pid>),
+    /// Done, or nothing to do.
+    Ended(Option<Box<Result<Container, Failure>>>),
+}
+
+#[derive(Debug)]
+struct Work {
+    inputs: Inputs,
+    /// Process and thread that asked: the container is built from what they see.
+    caller: (Pid, Pid),
+    deadline: Deadline,
+}
 
 impl Builder {
-    /// Starts the thread; call it as root (init_post_opt).
+    /// Starts the thread; call it as root (init_post_opt). It blocks all signals, and needs 256 KiB of stack.
     pub fn start() -> io::Result<Self> {
-        Err(io::ErrorKind::Unsupported.into())
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let shared =
+            Arc::new(Shared { state: Mutex::new(State::Waiting), changed: Condvar::new(), abandoned });
+        let of_thread = Arc::clone(&shared);
+        let thread = sys::with_signals_blocked(|| {
+            std::thread::Builder::new()
+                .name("grus-builder".into())
+                .stack_size(256 << 10)
+                .spawn(move || of_thread.serve())
+        })?;
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Hands the work over and waits for the container.
     ///
     /// May be called with the user's effective id, and from a process that shares only memory with the one that
     /// called [`Builder::start`] (Slurm's contain_spank); the container's descriptor is in the starter's table.
-    pub fn build(self, inputs: Inputs) -> Result<Container, Failure> {
-        let _ = inputs;
-        Err(grus_core::Refusal::site("building is not ready").into())
+    pub fn build(mut self, inputs: Inputs) -> Result<Container, Failure> {
+        let end = Instant::now() + inputs.limit;
+        let limit = inputs.limit;
+        let work = Work {
+            inputs,
+            caller: (getpid(), gettid()),
+            deadline: Deadline::new(end, Arc::clone(&self.shared.abandoned)),
+        };
+        self.shared.set(State::Handed(Box::new(work)));
+        match self.shared.wait(end) {
+            Ok(result) => {
+                self.join();
+                result
+            }
+            Err((phase, server)) => {
+                self.shared.abandoned.store(true, Ordering::Relaxed);
+                // A server that does not answer holds the thread up; its end sets it free. It is the user's own
+                // process, and this is called with the user's effective id.
+                let _ = server.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                self.thread = None;
+                Err(late(phase, server.is_some(), limit))
+            }
+        }
     }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // The thread catches its own panics.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.shared.set(State::Ended(None));
+            self.join();
+        }
+    }
+}
+
+fn late(phase: Phase, served: bool, limit: Duration) -> Failure {
+    let (call, advice) = match (phase, served) {
+        (Phase::Mount, true) => {
+            ("squashfuse_ll did not answer", "the image's file system may hang on this node; try again")
+        }
+        (Phase::Image | Phase::Plan, _) => {
+            ("opening the image or a bind source took too long", "a file system may hang on this node")
+        }
+        _ => ("it took too long", "the node may be overloaded; try again"),
+    };
+    Failure::Failed(Failed {
+        phase,
+        call: format!("{call} within {} s", limit.as_secs()),
+        errno: None,
+        advice: Some(advice.into()),
+    })
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A state is replaced as a whole, so a panic elsewhere cannot have left it half-made.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn set(&self, state: State) {
+        *self.lock() = state;
+        self.changed.notify_all();
+    }
+
+    /// The caller's side: waits for the end, or says how far the work is.
+    fn wait(&self, end: Instant) -> Result<Result<Container, Failure>, (Phase, Option<Pid>)> {
+        let mut state = self.lock();
+        loop {
+            match &mut *state {
+                State::Ended(result) => {
+                    let gone = || Box::new(Err(broken_off()));
+                    return Ok(*result.take().unwrap_or_else(gone));
+                }
+                State::Waiting | State::Handed(_) | State::Running(..) => {}
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(match &*state {
+                    State::Running(phase, server) => (*phase, *server),
+                    _ => (Phase::Handover, None),
+                });
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(|p| p.into_inner()).0;
+        }
+    }
+
+    /// The thread's side, from beginning to end.
+    fn serve(&self) {
+        let Some(work) = self.next() else { return };
+        let result =
+            catch_unwind(AssertUnwindSafe(|| self.work(&work))).unwrap_or_else(|_| Err(broken_off()));
+        drop(work);
+        if self.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
+        self.set(State::Ended(Some(Box::new(result))));
+    }
+
+    fn next(&self) -> Option<Box<Work>> {
+        let mut state = self.lock();
+        loop {
+            match std::mem::replace(&mut *state, State::Running(Phase::Handover, None)) {
+                State::Handed(work) => return Some(work),
+                State::Ended(_) => return None,
+                waiting => *state = waiting,
+            }
+            state = self.changed.wait(state).unwrap_or_else(|p| p.into_inner());
+        }
+    }
+
+    fn work(&self, work: &Work) -> Result<Container, Failure> {
+        let progress = |phase, server| *self.lock() = State::Running(phase, server);
+        launch::container(&work.inputs, &work.deadline, || follow(work.caller), progress)
+    }
+}
+
+fn broken_off() -> Failure {
+    Failure::Failed(Failed {
+        phase: Phase::Handover,
+        call: "the builder thread broke off".into(),
+        errno: None,
+        advice: Some("this is a bug of Grus; please report it".into()),
+    })
+}
+
+/// Goes to the caller's mount namespace if this thread is in another one: then the job has private directories
+/// (job_container/tmpfs, namespace/tmpfs), and binds are to come from there.
+fn follow((process, thread): (Pid, Pid)) -> Result<(), Failure> {
+    let (process, thread) = (process.as_raw_nonzero(), thread.as_raw_nonzero());
+    let theirs = format!("/proc/{process}/task/{thread}/ns/mnt");
+    let same = || -> Called<_> {
+        let own = open_own("/proc/thread-self/ns/mnt", rustix::fs::OFlags::RDONLY)?;
+        let other = open_own(&theirs, rustix::fs::OFlags::RDONLY)?;
+        let (a, b) = (stat(&own, "ns/mnt".as_ref())?, stat(&other, theirs.as_ref())?);
+        Ok(((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino), other))
+    };
+    let (same, other) = same().during(Phase::Handover)?;
+    if same {
+        return Ok(());
+    }
+    // setns(2) refuses a mount namespace to a thread that shares root and directory with others.
+    sys::unshare(false).during(Phase::Handover)?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
+    rustix::thread::move_into_link_name_space(other.as_fd(), kind)
+        .map_err(|e| crate::call::Broken::new(format!("setns({theirs})"), e))
+        .during(Phase::Handover)
 }

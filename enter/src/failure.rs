@@ -113,3 +113,28 @@ pub(crate) fn reason(errno: Errno) -> String {
         None => text,
     }
 }
+
+/// The way out where the system's own words do not show it.
+pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
+    let text = match (phase, errno) {
+        (_, Errno::NOSYS) => "this node's kernel is too old: Grus needs Linux 5.12 or newer",
+        (Phase::Mount, Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
+            "ask the administrator to load the kernel modules loop, squashfs and fuse on this node"
+        }
+        (Phase::Mount, Errno::INVAL | Errno::IO) => {
+            "the image may be damaged, or compressed in a way this kernel was built without; pull it again"
+        }
+        (Phase::Mount | Phase::Volatile | Phase::Rootfs, Errno::NOMEM | Errno::NOSPC) => {
+            "the node is short of memory"
+        }
+        (Phase::Volatile, Errno::OPNOTSUPP) => {
+            "this node's kernel lacks access control lists on tmpfs (CONFIG_TMPFS_POSIX_ACL)"
+        }
+        (_, Errno::PERM) => {
+            "this must run as root with all capabilities; ask the administrator how slurmd runs"
+        }
+        (_, Errno::MFILE | Errno::NFILE) => "too many files are open on this node",
+        _ => return None,
+    };
+    Some(text.into())
+}

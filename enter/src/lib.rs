@@ -10,11 +10,26 @@
 //! can be reached. `unsafe` is in `sys` only.
 
 pub mod account;
+mod apply;
 mod builder;
+mod call;
 mod container;
+mod credentials;
+mod deadline;
 mod failure;
+mod fuse;
+mod image;
+mod launch;
+mod loopdev;
+mod read;
 pub mod repository;
+mod rootfs;
 pub mod site;
+mod sources;
+mod sys;
+mod timing;
+mod trust;
+mod volatile;
 
 pub use builder::{Builder, Inputs, TIME_LIMIT};
 pub use container::{Container, Timings};

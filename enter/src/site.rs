@@ -1,14 +1,79 @@
 //! Reads grus.toml and grus.d/*.toml, and trusts them only if root alone can have written them.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use grus_core::site::Site;
 use grus_core::Refusal;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::call::{open, shown, Broken};
+use crate::read::{contents, Small};
+use crate::trust::why_not_roots;
+
+/// Longest site file, in bytes.
+const MAX_FILE: usize = 1 << 20;
+
+/// Most files in grus.d.
+const MAX_FILES: usize = 256;
 
 /// Reads the site file at `path` and `grus.d/*.toml` beside it, in the order of their names.
 ///
 /// Each file is checked after it was opened: regular, owned by root, not writable by group or others, of
 /// reasonable size; likewise every directory above it. Anything else is refused, so that the plugin fails closed.
 pub fn load(path: &Path) -> Result<Site, Refusal> {
-    Err(Refusal::site(format!("cannot read {}", path.display())))
+    let mut files = vec![(path.display().to_string(), trusted(path)?)];
+    for part in parts(&path.with_file_name("grus.d"))? {
+        files.push((part.display().to_string(), trusted(&part)?));
+    }
+    Site::parse(&files)
+}
+
+/// The `*.toml` of a directory, sorted; a missing directory has none.
+fn parts(dir: &Path) -> Result<Vec<PathBuf>, Refusal> {
+    let unreadable = |e: std::io::Error| {
+        let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
+        unusable(dir, &format!("cannot be read: {}", crate::failure::reason(errno)))
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let mut found = vec![];
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.extension().is_some_and(|e| e == "toml") && !hidden {
+            found.push(path);
+        }
+    }
+    if found.len() > MAX_FILES {
+        return Err(unusable(dir, &format!("holds more than {MAX_FILES} files")));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn trusted(path: &Path) -> Result<String, Refusal> {
+    let broken = |b: Broken| unusable(path, &format!("cannot be read: {}", crate::failure::reason(b.errno)));
+    let fd = open(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|b| match b.errno {
+        Errno::NOENT => unusable(path, "is missing"),
+        _ => broken(b),
+    })?;
+    if let Some(why) = why_not_roots(&fd, path).map_err(broken)? {
+        return Err(Refusal::site(format!("the site file {} is not trusted: {why}", shown(path)))
+            .hint("the administrator must make it, and every directory above it, writable by root only"));
+    }
+    match contents(fd, path, MAX_FILE).map_err(broken)? {
+        Small::Bytes(bytes) => String::from_utf8(bytes).map_err(|_| unusable(path, "is not UTF-8 text")),
+        Small::TooLong => Err(unusable(path, &format!("is larger than {MAX_FILE} bytes"))),
+        Small::Missing | Small::NotAFile => Err(unusable(path, "is not a regular file")),
+    }
+}
+
+fn unusable(path: &Path, why: &str) -> Refusal {
+    Refusal::site(format!("the site file {} {why}", shown(path)))
+        .hint("the administrator must mend it; see grus.toml(5)")
 }

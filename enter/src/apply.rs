@@ -1,0 +1,238 @@
+//! Acting a plan out: from an image's mount and opened sources to a mount namespace with the container as its root.
+//!
+//! Every step is one to three system calls; the order is explained where it matters. Nothing here knows on whose
+//! behalf it runs: identity was settled before, so the same steps serve root and, in a user namespace, a user.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use grus_core::plan::{Kind, LaunchPlan, Made, Op};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::mount::{MountAttrFlags, UnmountFlags};
+
+use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During};
+use crate::failure::{Failure, Phase};
+use crate::loopdev::IMAGE;
+use crate::rootfs::{kind, relative};
+use crate::sources::Sources;
+use crate::sys::{confine, unshare};
+use crate::timing::Clock;
+use crate::volatile::Volatile;
+
+/// Size of the private tmpfs: texts (two, each at most a little over a MiB) and empty mount points.
+const SCRATCH_SIZE: &str = "size=16m";
+
+/// What a plan is acted out on.
+#[derive(Debug)]
+pub(crate) struct Act<'a> {
+    /// The plan.
+    pub plan: &'a LaunchPlan,
+    /// The image, mounted and attached nowhere.
+    pub image: OwnedFd,
+    /// Sources, opened while deciding.
+    pub sources: &'a Sources<'a>,
+    /// How volatile directories are made.
+    pub volatile: Volatile,
+}
+
+/// Acts the plan out on the calling thread, which is in the new namespace afterwards and fit for nothing else.
+/// Returns the namespace.
+pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure> {
+    clock.enter(Phase::Sources);
+    let mut clones = clones(act.plan, act.sources)?.into_iter();
+    clock.enter(Phase::Namespace);
+    let namespace = new_namespace().during(Phase::Namespace)?;
+    clock.enter(Phase::Rootfs);
+    let scratch = Scratch::new().during(Phase::Rootfs)?;
+    let root = root(act.plan, act.image, &scratch).during(Phase::Rootfs)?;
+    clock.enter(Phase::Binds);
+    let mut volatile = act.volatile.at(&scratch);
+    for op in &act.plan.mounts {
+        match op {
+            Op::Bind { .. } => {
+                // One clone was made for each bind, in the same order.
+                let Some(tree) = clones.next() else { continue };
+                place(&root, tree, op).during(Phase::Binds)?;
+            }
+            Op::Text { content, .. } => {
+                place(&root, scratch.text(content).during(Phase::Binds)?, op).during(Phase::Binds)?;
+            }
+            Op::Volatile { destination } => {
+                clock.enter(Phase::Volatile);
+                volatile.make(&root, destination)?;
+                clock.enter(Phase::Binds);
+            }
+        }
+    }
+    clock.enter(Phase::Pivot);
+    pivot(&root).during(Phase::Pivot)?;
+    Ok(namespace)
+}
+
+/// Clones every source, with all that is mounted below it.
+///
+/// Before the new namespace is made: open_tree(2) clones only mounts of the caller's own namespace, and these
+/// descriptors are of the old one. The clones are attached nowhere, so nothing on the host sees them.
+fn clones(plan: &LaunchPlan, sources: &Sources<'_>) -> Result<Vec<OwnedFd>, Failure> {
+    let mut clones = vec![];
+    for op in &plan.mounts {
+        let Op::Bind { source, readonly, devices, opener, .. } = op else { continue };
+        let tree = sources
+            .with(source, *opener, |fd| clone_tree(fd.as_fd(), source.as_path()))
+            .unwrap_or_else(|| {
+                Err(Broken::new(format!("bind {source}: not opened"), rustix::io::Errno::BADF))
+            })
+            .during(Phase::Sources)?;
+        let mut set = MountAttrFlags::MOUNT_ATTR_NOSUID;
+        set.set(MountAttrFlags::MOUNT_ATTR_NODEV, !devices);
+        set.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);
+        confine(tree.as_fd(), set, source.as_str()).during(Phase::Sources)?;
+        clones.push(tree);
+    }
+    Ok(clones)
+}
+
+/// A namespace of its own for this thread. It starts as a copy of the host's mounts, made slaves at once, so that
+/// nothing done from here on is passed on to the host (mount_namespaces(7)).
+fn new_namespace() -> Called<OwnedFd> {
+    unshare(true)?;
+    rustix::process::umask(Mode::empty());
+    let host = open_own("/", OFlags::PATH | OFlags::DIRECTORY)?;
+    confine(host.as_fd(), MountAttrFlags::empty(), "/")?;
+    // Opened now: after the pivot this path leads through the container's /proc, if it has one.
+    open_own("/proc/thread-self/ns/mnt", OFlags::RDONLY)
+}
+
+/// The private tmpfs that holds what Grus makes for a container. Like the copy of the host's tree, it is no longer
+/// reachable by path once the container's root is the root.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// Its root.
+    pub dir: OwnedFd,
+    texts: std::cell::Cell<u32>,
+}
+
+impl Scratch {
+    fn new() -> Called<Self> {
+        let (key, size) = SCRATCH_SIZE.split_once('=').unwrap_or_default();
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let dir = new_mount("tmpfs", &[("source", "grus"), (key, size), ("mode", "0755")], attributes)?;
+        // Overlays take their layers by path, and only mounts of this namespace. It goes over /dev, a directory
+        // that every node has and that nothing needs from here on. Not over the root: it would then be what the
+        // last umount takes off.
+        let place = open_own("/dev", OFlags::PATH | OFlags::DIRECTORY)?;
+        attach(dir.as_fd(), place.as_fd(), "/dev".as_ref())?;
+        Ok(Self { dir, texts: 0.into() })
+    }
+
+    /// A text as a file of its own, read-only, attached nowhere.
+    fn text(&self, content: &str) -> Called<OwnedFd> {
+        use std::io::Write;
+        let number = self.texts.get();
+        self.texts.set(number + 1);
+        let name = format!("text{number}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o444))
+            .map_err(|e| Broken::new(format!("openat({name}, O_CREAT)"), e))?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(content.as_bytes()).map_err(|e| {
+            let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
+            Broken::new(format!("write({name}, {} bytes)", content.len()), errno)
+        })?;
+        let tree = clone_tree(file.as_fd(), name.as_ref())?;
+        let set = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV;
+        confine(tree.as_fd(), set, &name)?;
+        Ok(tree)
+    }
+
+    /// Makes this the working directory, for a call that takes relative paths.
+    pub fn enter(&self) -> Called<()> {
+        rustix::process::fchdir(&self.dir).map_err(|e| Broken::new("fchdir(scratch)", e))
+    }
+}
+
+/// The container's root: the image, or where it lacks mount points an overlay that adds them. Read-only.
+fn root(plan: &LaunchPlan, image: OwnedFd, scratch: &Scratch) -> Called<OwnedFd> {
+    let place = new_dir(scratch.dir.as_fd(), c"root")?;
+    if plan.skeleton.is_empty() {
+        attach(image.as_fd(), place.as_fd(), plan.image.as_path())?;
+        return Ok(image);
+    }
+    let lower = new_dir(scratch.dir.as_fd(), c"image")?;
+    attach(image.as_fd(), lower.as_fd(), plan.image.as_path())?;
+    let missing = new_dir(scratch.dir.as_fd(), c"missing")?;
+    for made in &plan.skeleton {
+        make(&missing, made)?;
+    }
+    scratch.enter()?;
+    // Two lower layers and no upper one: nothing can be written. No redirect or metacopy that an image might hold
+    // is followed (overlayfs.rst, 'redirect_dir', 'metacopy').
+    let options = [
+        ("source", "grus"),
+        ("lowerdir", "missing:image"),
+        ("redirect_dir", "nofollow"),
+        ("metacopy", "off"),
+        ("index", "off"),
+        ("xino", "off"),
+    ];
+    let overlay = new_mount("overlay", &options, IMAGE)?;
+    attach(overlay.as_fd(), place.as_fd(), "/".as_ref())?;
+    Ok(overlay)
+}
+
+/// Makes one missing mount point, exactly as planned: the umask is empty, owner and mode are set by themselves.
+fn make(missing: &OwnedFd, made: &Made) -> Called<()> {
+    let path = relative(&made.path);
+    let mode = Mode::from_raw_mode(made.mode & 0o7777);
+    let broken = |call: &str, e| Broken::new(format!("{call}({}, {mode:?})", made.path), e);
+    if made.path.depth() > 0 {
+        match made.directory {
+            true => rustix::fs::mkdirat(missing, path, mode).map_err(|e| broken("mkdirat", e))?,
+            false => {
+                let file = rustix::fs::FileType::RegularFile;
+                rustix::fs::mknodat(missing, path, file, mode, 0).map_err(|e| broken("mknodat", e))?;
+            }
+        }
+    }
+    if (made.uid, made.gid) != (0, 0) {
+        let owner = Some(rustix::fs::Uid::from_raw(made.uid));
+        let group = Some(rustix::fs::Gid::from_raw(made.gid));
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(missing, path, owner, group, flags).map_err(|e| broken("fchownat", e))?;
+    }
+    // After the owner, since chown(2) clears set-id bits; and always for the root, which was there before.
+    if (made.uid, made.gid) != (0, 0) || made.path.depth() == 0 {
+        rustix::fs::chmodat(missing, path, mode, rustix::fs::AtFlags::empty())
+            .map_err(|e| broken("fchmodat", e))?;
+    }
+    Ok(())
+}
+
+/// Mounts `tree` on the operation's destination, found anew inside the rootfs whatever links lead there: nothing
+/// outside of it can be covered (openat2(2), RESOLVE_IN_ROOT).
+fn place(root: &OwnedFd, tree: OwnedFd, op: &Op) -> Called<()> {
+    let path = op.destination().as_path();
+    let on = open_in(root.as_fd(), path, OFlags::PATH, ResolveFlags::empty())?;
+    let directory = |fd: &OwnedFd| Ok(kind(&stat(fd, path)?) == Kind::Directory);
+    if directory(&on)? != directory(&tree)? {
+        return Err(Broken::new(format!("mount on {}", op.destination()), rustix::io::Errno::NOTDIR));
+    }
+    attach(tree.as_fd(), on.as_fd(), path)
+}
+
+/// Makes the rootfs the root, and lets go of everything else.
+fn pivot(root: &OwnedFd) -> Called<()> {
+    rustix::process::fchdir(root).map_err(|e| Broken::new("fchdir(rootfs)", e))?;
+    // The old root ends up on top of the new one, at the same place, from where it is taken off: no directory
+    // for it is needed (pivot_root(2), NOTES).
+    rustix::process::pivot_root(c".", c".").map_err(|e| Broken::new("pivot_root(., .)", e))?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)
+        .map_err(|e| Broken::new("umount2(., MNT_DETACH)", e))?;
+    // A task that joins starts at `/` of this namespace: never hand out one whose `/` is the host's.
+    let (wanted, found) = (stat(root, "rootfs".as_ref())?, stat(open_own("/", OFlags::PATH)?, "/".as_ref())?);
+    match (wanted.st_dev, wanted.st_ino) == (found.st_dev, found.st_ino) {
+        true => Ok(()),
+        false => Err(Broken::new("the root is not the container's", rustix::io::Errno::XDEV)),
+    }
+}

@@ -1,0 +1,24 @@
+//! When a build is given up.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A moment, or the caller's having gone before it.
+#[derive(Clone, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Deadline {
+    /// At this moment, or once `abandoned` is set.
+    pub fn new(at: Instant, abandoned: Arc<AtomicBool>) -> Self {
+        Self { at, abandoned }
+    }
+
+    /// Whether nobody waits for the result any more.
+    pub fn passed(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) || Instant::now() >= self.at
+    }
+}

@@ -1,0 +1,142 @@
+//! An image through squashfuse_ll, running as the user (D6): the bytes are parsed with the user's rights only.
+//!
+//! Root opens /dev/fuse and mounts; the server gets that descriptor and the image's, nothing else, and runs outside
+//! the container's mount namespace, so it pins nothing. When the mount goes, its read of /dev/fuse ends with ENODEV
+//! and it exits; nobody has to look after it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use grus_core::path::AbsPath;
+use grus_core::refusal::printable;
+use grus_core::Refusal;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::process::Pid;
+
+use crate::call::{new_mount, open, open_own, shown, stat, Broken, During};
+use crate::failure::{reason, Failed, Failure, Phase};
+use crate::loopdev::IMAGE;
+use crate::sys::{spawn, Server};
+use crate::trust::{is_regular, path_of, why_not_roots};
+
+/// Who the image is served for.
+#[derive(Debug)]
+pub(crate) struct Owner<'a> {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub gids: &'a [u32],
+}
+
+/// Mounts an open image, attached nowhere, and waits for the first answer. `started` hears of the server's process
+/// id before that wait, so that a server that never answers can be ended.
+pub(crate) fn mount(
+    image: &OwnedFd,
+    program: &AbsPath,
+    owner: &Owner<'_>,
+    started: impl FnOnce(Pid),
+) -> Result<OwnedFd, Failure> {
+    let program = checked(program)?;
+    let device = open_own("/dev/fuse", OFlags::RDWR).during(Phase::Mount)?;
+    // allow_other, since root builds the overlay over it and the FUSE default lets only its owner look (fuse(8));
+    // default_permissions, since squashfuse itself checks none.
+    let (fd, uid, gid) = (device.as_raw_fd().to_string(), owner.uid.to_string(), owner.gid.to_string());
+    let options = [
+        ("source", "squashfuse"),
+        ("subtype", "squashfuse"),
+        ("fd", fd.as_str()),
+        ("rootmode", "40000"),
+        ("user_id", uid.as_str()),
+        ("group_id", gid.as_str()),
+        ("allow_other", ""),
+        ("default_permissions", ""),
+        ("ro", ""),
+    ];
+    let mount = new_mount("fuse", &options, IMAGE).during(Phase::Mount)?;
+    let (messages, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+        .map_err(|e| Broken::new("pipe2", e).during(Phase::Mount))?;
+    let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Mount)?;
+    let arguments = ["squashfuse_ll", "-f", "/proc/self/fd/3", "/dev/fd/4"].map(cstr);
+    let server = Server {
+        program: &program,
+        arguments: &arguments,
+        descriptors: [null.as_fd(), stderr.as_fd(), image.as_fd(), device.as_fd()],
+        uid: owner.uid,
+        gid: owner.gid,
+        gids: owner.gids,
+    };
+    let pid = spawn(&server).during(Phase::Mount)?;
+    started(pid);
+    // Only the server's own descriptor may be left: then its end, however it comes, ends every wait for it.
+    drop((device, stderr));
+    match rustix::fs::fstat(&mount) {
+        Ok(_) => Ok(mount),
+        Err(errno) => Err(no_answer(messages, errno)),
+    }
+}
+
+/// Literals without a NUL.
+fn cstr(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+/// The program's path without links, if root alone can have written it.
+fn checked(program: &AbsPath) -> Result<CString, Failure> {
+    let refuse = |why: &str, hint: &str| {
+        Failure::from(
+            Refusal::site(format!("cannot mount the image: {} {why}", shown(program.as_path()))).hint(hint),
+        )
+    };
+    let fd = match open(program.as_path(), OFlags::PATH) {
+        Ok(fd) => fd,
+        Err(b) if matches!(b.errno, Errno::NOENT | Errno::NOTDIR) => {
+            return Err(refuse(
+                "is not installed on this node",
+                "ask the administrator to install the package 'squashfuse', or to set security.squashfuse in grus.toml",
+            ));
+        }
+        Err(b) => {
+            return Err(refuse(&format!("cannot be used: {}", reason(b.errno)), "see security.squashfuse"))
+        }
+    };
+    let status = stat(&fd, program.as_path()).during(Phase::Mount)?;
+    if !is_regular(&status) || status.st_mode & 0o111 == 0 {
+        return Err(refuse(
+            "is not a program",
+            "the administrator must mend security.squashfuse in grus.toml",
+        ));
+    }
+    if let Some(why) = why_not_roots(&fd, program.as_path()).during(Phase::Mount)? {
+        return Err(refuse(
+            &format!("is not trusted: {why}"),
+            "it and every directory above it must be writable by root only",
+        ));
+    }
+    let path = path_of(&fd).during(Phase::Mount)?;
+    Ok(cstr(&path.to_string_lossy()))
+}
+
+/// The server ended before its first answer; its own words say why.
+fn no_answer(messages: OwnedFd, errno: Errno) -> Failure {
+    let mut text = Vec::new();
+    // Everything it wrote is there: it has ended, and the pipe does not block.
+    let _ = File::from(messages).take(4096).read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
+    let said = match last {
+        "" => "squashfuse_ll ended without a word".to_owned(),
+        last => format!("squashfuse_ll said: {}", printable(last.trim())),
+    };
+    Failure::Failed(Failed {
+        phase: Phase::Mount,
+        call: said,
+        errno: Some(errno.raw_os_error()),
+        advice: Some("the image may be damaged or compressed in a way squashfuse was built without; try 'grus pull' again".into()),
+    })
+}

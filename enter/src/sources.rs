@@ -1,0 +1,76 @@
+//! The host's files, as sources of binds: each opened once, with the permissions of whoever named it. The
+//! descriptor opened while deciding is the one that is mounted.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use grus_core::path::AbsPath;
+use grus_core::plan::{Host, Kind, Opener, Unavailable};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::call::{open, stat, Broken, Called};
+use crate::credentials::Credentials;
+use crate::failure::reason;
+use crate::rootfs::kind;
+
+type Opened = Result<(OwnedFd, Kind), Unavailable>;
+
+/// Sources opened so far.
+#[derive(Debug)]
+pub(crate) struct Sources<'a> {
+    credentials: &'a Credentials,
+    opened: RefCell<BTreeMap<(AbsPath, bool), Opened>>,
+}
+
+impl<'a> Sources<'a> {
+    /// None yet.
+    pub fn new(credentials: &'a Credentials) -> Self {
+        Self { credentials, opened: RefCell::new(BTreeMap::new()) }
+    }
+
+    /// Runs `use_it` on the descriptor of a source that was opened before; None if it was not.
+    pub fn with<T>(&self, path: &AbsPath, opener: Opener, use_it: impl FnOnce(&OwnedFd) -> T) -> Option<T> {
+        let opened = self.opened.borrow();
+        match opened.get(&(path.clone(), opener == Opener::User)) {
+            Some(Ok((fd, _))) => Some(use_it(fd)),
+            _ => None,
+        }
+    }
+
+    fn open(&self, path: &AbsPath, opener: Opener) -> Called<(OwnedFd, Kind)> {
+        self.credentials.switch(opener)?;
+        let opened = place(path);
+        // Back at once: whatever comes next is root's work unless it says otherwise.
+        self.credentials.switch(Opener::Site)?;
+        let fd = opened?;
+        let kind = kind(&stat(&fd, path.as_path())?);
+        Ok((fd, kind))
+    }
+}
+
+impl Host for Sources<'_> {
+    fn source(&self, path: &AbsPath, opener: Opener) -> Result<Kind, Unavailable> {
+        let mut opened = self.opened.borrow_mut();
+        let entry = opened.entry((path.clone(), opener == Opener::User)).or_insert_with(|| {
+            self.open(path, opener).map_err(|b| match b.errno {
+                Errno::LOOP => Unavailable("it leads through a link of /proc or too many links".into()),
+                errno => Unavailable(reason(errno)),
+            })
+        });
+        match entry {
+            Ok((_, kind)) => Ok(*kind),
+            Err(unavailable) => Err(unavailable.clone()),
+        }
+    }
+}
+
+/// Opens a source as a place in the tree. As a directory first: O_PATH alone would not set off an automount at the
+/// path's end (openat(2), path_resolution(7)), and home directories are often automounts.
+fn place(path: &AbsPath) -> Called<OwnedFd> {
+    match open(path.as_path(), OFlags::PATH | OFlags::DIRECTORY) {
+        Err(Broken { errno: Errno::NOTDIR, .. }) => open(path.as_path(), OFlags::PATH),
+        opened => opened,
+    }
+}

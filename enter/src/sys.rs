@@ -1,0 +1,376 @@
+//! Every unsafe call of Grus outside the plugin's ABI: thin, safe wrappers. Each names call and arguments when it
+//! fails. Nothing here decides anything.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{null, null_mut};
+
+use libc::{c_char, c_int, c_void};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::thread::UnshareFlags;
+
+use crate::call::{Broken, Called};
+
+/// The calling thread's error of the last libc call.
+fn errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Runs `start` with every signal blocked, so that a thread it starts never runs a handler of the host program.
+///
+/// By libc's own call, not the kernel's: libc keeps the two signals to itself by which its setuid(2) reaches
+/// every thread (nptl(7)); a thread that blocked those would hang slurmstepd.
+pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    // SAFETY: both sets are initialised by the calls before they are read; the calls touch only this thread's mask.
+    unsafe {
+        let mut all: libc::sigset_t = zeroed();
+        let mut before: libc::sigset_t = zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let result = start();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, null_mut());
+        result
+    }
+}
+
+/// Gives this thread its own root, working directory and umask, and with `mounts` its own mount namespace.
+pub(crate) fn unshare(mounts: bool) -> Called<()> {
+    let (flags, text) = match mounts {
+        true => (UnshareFlags::FS | UnshareFlags::NEWNS, "unshare(CLONE_FS|CLONE_NEWNS)"),
+        false => (UnshareFlags::FS, "unshare(CLONE_FS)"),
+    };
+    // SAFETY: the descriptor table stays shared (no CLONE_FILES), which is what the call is unsafe for.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|e| Broken::new(text, e))
+}
+
+/// `struct mount_attr` (mount_setattr(2)).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets attributes on a mount and all below it, and makes them receive mounts but never pass any on (slave).
+pub(crate) fn confine(tree: BorrowedFd<'_>, set: MountAttrFlags, name: &str) -> Called<()> {
+    let attr =
+        MountAttr { attr_set: u64::from(set.bits()), attr_clr: 0, propagation: libc::MS_SLAVE, userns_fd: 0 };
+    // SAFETY: `attr` is a whole struct of the size given and outlives the call; the path is a NUL-terminated literal.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &attr as *const MountAttr,
+            size_of::<MountAttr>(),
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(Broken::new(format!("mount_setattr({name}, AT_RECURSIVE, {set:?}, MS_SLAVE)"), errno())),
+    }
+}
+
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// `struct loop_config` of linux/loop.h, its `struct loop_info64` written out.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    device_inode_rdevice: [u64; 3],
+    offset_sizelimit: [u64; 2],
+    number_encryption: [u32; 3],
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name_key: [u8; 96],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+
+/// The number of a loop device that is free now; the kernel makes one if there is none.
+pub(crate) fn loop_free(control: BorrowedFd<'_>) -> Called<u32> {
+    // SAFETY: this ioctl takes no argument.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).map_err(|_| Broken::new("ioctl(/dev/loop-control, LOOP_CTL_GET_FREE)", errno()))
+}
+
+/// Makes a loop device of `image`: read-only, gone by itself with its last user. `name` is shown by losetup(8).
+pub(crate) fn loop_configure(device: BorrowedFd<'_>, image: BorrowedFd<'_>, name: &str) -> Called<()> {
+    // SAFETY: the struct is plain integers, for which zero is a value.
+    let mut config: LoopConfig = unsafe { zeroed() };
+    config.fd = image.as_raw_fd() as u32;
+    config.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+    for (to, from) in config.file_name[..63].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: `config` has the layout the kernel reads (its size is asserted above) and outlives the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &config as *const LoopConfig) } {
+        0 => Ok(()),
+        _ => Err(Broken::new("ioctl(/dev/loopN, LOOP_CONFIGURE)", errno())),
+    }
+}
+
+/// A record of passwd(5): name, primary group, gecos, home, shell.
+pub(crate) type Account = (String, u32, String, String, String);
+
+/// The account of a user id; None if the name service knows none.
+pub(crate) fn account(uid: u32) -> Called<Option<Account>> {
+    let text = |p: *const c_char| match p.is_null() {
+        true => String::new(),
+        // SAFETY: libc filled the record; its strings end in NUL and live in the buffer of the call.
+        false => unsafe { CStr::from_ptr(p) }.to_string_lossy().into_owned(),
+    };
+    grow(format!("getpwuid_r({uid})"), |buffer| {
+        // SAFETY: a record of integers and pointers may start as zeros.
+        let mut record: libc::passwd = unsafe { zeroed() };
+        let mut found = null_mut();
+        // SAFETY: record, buffer (with its true length) and result are writable and outlive the call.
+        let code = unsafe {
+            libc::getpwuid_r(uid, &mut record, buffer.as_mut_ptr().cast(), buffer.len(), &mut found)
+        };
+        let account = (!found.is_null()).then(|| {
+            let (name, gecos) = (text(record.pw_name), text(record.pw_gecos));
+            (name, record.pw_gid, gecos, text(record.pw_dir), text(record.pw_shell))
+        });
+        (code, account)
+    })
+}
+
+/// The name of a group id; None if the name service knows none.
+pub(crate) fn group_name(gid: u32) -> Called<Option<String>> {
+    grow(format!("getgrgid_r({gid})"), |buffer| {
+        // SAFETY: a record of integers and pointers may start as zeros.
+        let mut record: libc::group = unsafe { zeroed() };
+        let mut found = null_mut();
+        // SAFETY: record, buffer (with its true length) and result are writable and outlive the call.
+        let code = unsafe {
+            libc::getgrgid_r(gid, &mut record, buffer.as_mut_ptr().cast(), buffer.len(), &mut found)
+        };
+        let name = (!found.is_null() && !record.gr_name.is_null()).then(|| {
+            // SAFETY: libc filled the record; the name ends in NUL and lives in `buffer`.
+            unsafe { CStr::from_ptr(record.gr_name) }.to_string_lossy().into_owned()
+        });
+        (code, name)
+    })
+}
+
+/// Repeats a look-up with a larger buffer while it says ERANGE (getpwnam_r(3)); a large group needs megabytes.
+fn grow<T>(call: String, mut ask: impl FnMut(&mut [u8]) -> (c_int, Option<T>)) -> Called<Option<T>> {
+    let mut buffer = vec![0u8; 4 << 10];
+    loop {
+        match ask(&mut buffer) {
+            (_, Some(found)) => return Ok(Some(found)),
+            (libc::ERANGE, None) if buffer.len() < 64 << 20 => buffer = vec![0; buffer.len() * 4],
+            // Services disagree on how they say 'not found' (getpwnam_r(3), ERRORS).
+            (0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM, None) => return Ok(None),
+            (code, None) => return Err(Broken::new(call, Errno::from_raw_os_error(code))),
+        }
+    }
+}
+
+/// A program to run as a user, outside everything of the caller's.
+#[derive(Debug)]
+pub(crate) struct Server<'a> {
+    /// Its path; the caller has checked that only root can change it.
+    pub program: &'a CStr,
+    /// Its arguments, the first one its name.
+    pub arguments: &'a [CString],
+    /// What becomes its descriptors 0 and 1, 2, 3 and 4.
+    pub descriptors: [BorrowedFd<'a>; 4],
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub gids: &'a [u32],
+}
+
+/// What both new processes of [`spawn`] read, and the last one writes, in memory shared with the caller.
+struct Spawn {
+    program: *const c_char,
+    arguments: *const *const c_char,
+    descriptors: [c_int; 4],
+    uid: u32,
+    gid: u32,
+    gids: *const u32,
+    gids_count: usize,
+    stack: *mut c_void,
+    pid: c_int,
+    failed: Option<(&'static str, c_int)>,
+}
+
+/// Stack of each new process, in 16-byte units: 64 KiB.
+const STACK: usize = 4096;
+
+/// Starts a server: own session, no environment, `/` as directory, none of the caller's descriptors, default
+/// signals (but SIGPIPE ignored), no_new_privs. It is nobody's child but init's, so that neither Slurm's wait for
+/// tasks nor its tracking of children ever meets it. Returns its process id once it runs the program.
+///
+/// As posix_spawn(3) does, both processes share the caller's memory until execve(2), and the caller's thread sleeps
+/// meanwhile (CLONE_VM|CLONE_VFORK): nothing is copied of slurmstepd, and no lock of libc's can be met held.
+pub(crate) fn spawn(server: &Server<'_>) -> Called<rustix::process::Pid> {
+    let mut arguments: Vec<*const c_char> = server.arguments.iter().map(|a| a.as_ptr()).collect();
+    arguments.push(null());
+    let mut stacks = vec![0u128; 2 * STACK];
+    let middle_top = stacks.as_mut_ptr_range().end;
+    // SAFETY: one past the first half of `stacks` is within it.
+    let server_top = unsafe { stacks.as_mut_ptr().add(STACK) };
+    let mut spawn = Spawn {
+        program: server.program.as_ptr(),
+        arguments: arguments.as_ptr(),
+        descriptors: server.descriptors.map(|fd| fd.as_raw_fd()),
+        uid: server.uid,
+        gid: server.gid,
+        gids: server.gids.as_ptr(),
+        gids_count: server.gids.len(),
+        stack: server_top.cast(),
+        pid: -1,
+        failed: None,
+    };
+    let call = format!("clone({})", server.program.to_string_lossy());
+    // SAFETY: `middle` runs on its own stack, which like `spawn` outlives it, since CLONE_VFORK holds this thread
+    // until it has ended. No exit signal: slurmstepd hears nothing of it, and a plain wait(2) never finds it.
+    let pid = unsafe {
+        libc::clone(
+            middle,
+            middle_top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK,
+            (&mut spawn as *mut Spawn).cast(),
+        )
+    };
+    if pid < 0 {
+        return Err(Broken::new(call, errno()));
+    }
+    // SAFETY: a plain call; __WALL since the process has no exit signal.
+    unsafe { libc::waitpid(pid, null_mut(), libc::__WALL) };
+    if let Some((step, code)) = spawn.failed {
+        let text = format!("{step} for {}", server.program.to_string_lossy());
+        return Err(Broken::new(text, Errno::from_raw_os_error(code)));
+    }
+    rustix::process::Pid::from_raw(spawn.pid).ok_or_else(|| Broken::new(call, Errno::AGAIN))
+}
+
+/// The process between: starts the server and ends, so that init inherits it.
+extern "C" fn middle(spawn: *mut c_void) -> c_int {
+    // SAFETY: `spawn` is the caller's, who sleeps. Only raw calls are made here, nothing that locks or allocates.
+    unsafe {
+        let spawn: *mut Spawn = spawn.cast();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(become_server, (*spawn).stack, flags, spawn.cast());
+        (*spawn).pid = pid;
+        if pid < 0 {
+            (*spawn).failed = Some(("clone", *libc::__errno_location()));
+        }
+        libc::_exit(0)
+    }
+}
+
+/// The server before it runs its program.
+extern "C" fn become_server(spawn: *mut c_void) -> c_int {
+    // SAFETY: `spawn` is the caller's, who sleeps until execve or _exit. Only async-signal-safe calls are made, and
+    // identity is changed by raw calls, since libc's would signal the threads of the program it believes to be in.
+    unsafe {
+        let spawn: *mut Spawn = spawn.cast();
+        let step = prepare_server(&*spawn);
+        (*spawn).failed = Some((step, *libc::__errno_location()));
+        libc::_exit(127)
+    }
+}
+
+/// Returns only on failure, with the name of the call.
+unsafe fn prepare_server(spawn: &Spawn) -> &'static str {
+    let [null_fd, stderr, image, fuse] = spawn.descriptors;
+    let mut high = [0; 5];
+    // SAFETY: as in `become_server`, of which this is the body.
+    unsafe {
+        libc::setsid();
+        // First out of the way of the numbers they are to have.
+        for (to, from) in high.iter_mut().zip([null_fd, null_fd, stderr, image, fuse]) {
+            *to = libc::fcntl(from, libc::F_DUPFD_CLOEXEC, 16);
+            if *to < 0 {
+                return "fcntl(F_DUPFD_CLOEXEC)";
+            }
+        }
+        for (to, from) in high.iter().enumerate() {
+            if libc::dup2(*from, to as c_int) < 0 {
+                return "dup2";
+            }
+        }
+        if libc::syscall(libc::SYS_close_range, 5, !0u32, 0) < 0 {
+            return "close_range";
+        }
+        for signal in 1..=64 {
+            libc::signal(signal, if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL });
+        }
+        // slurmstepd may be exempt from the OOM killer (proc_pid_oom_score_adj(5)); a user's server is not.
+        let oom = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if oom >= 0 {
+            libc::write(oom, c"0".as_ptr().cast(), 1);
+            libc::close(oom);
+        }
+        let (uid, gid) = (spawn.uid, spawn.gid);
+        if libc::chdir(c"/".as_ptr()) < 0 {
+            return "chdir(/)";
+        }
+        if libc::syscall(libc::SYS_setgroups, spawn.gids_count, spawn.gids) < 0 {
+            return "setgroups";
+        }
+        if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
+            return "setresgid";
+        }
+        if libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0 {
+            return "setresuid";
+        }
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
+            return "prctl(PR_SET_NO_NEW_PRIVS)";
+        }
+        let mut none: libc::sigset_t = zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, null_mut());
+        let environment: [*const c_char; 1] = [null()];
+        libc::execve(spawn.program, spawn.arguments, environment.as_ptr());
+    }
+    "execve"
+}
+
+/// Runs `child` in a process that shares memory but nothing else with this one, as Slurm's contain_spank does,
+/// after unsharing its mount namespace with `own_mounts`; waits for it.
+#[cfg(test)]
+pub(crate) fn in_memory_sharing_child(own_mounts: bool, child: impl FnOnce()) {
+    struct Child<F>(Option<F>, bool);
+    extern "C" fn run<F: FnOnce()>(child: *mut c_void) -> c_int {
+        // SAFETY: the caller waits, so its `Child` is alive and nobody else uses it.
+        let child: &mut Child<F> = unsafe { &mut *child.cast() };
+        if child.1 {
+            // SAFETY: only root, directory and mounts become this process's own.
+            let _ = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) };
+        }
+        if let Some(child) = child.0.take() {
+            child();
+        }
+        0
+    }
+    fn start<F: FnOnce()>(child: &mut Child<F>) -> c_int {
+        let mut stack = vec![0u128; 64 * STACK];
+        // SAFETY: stack and closure outlive the process, which is waited for here.
+        unsafe {
+            let top = stack.as_mut_ptr_range().end;
+            let flags = libc::CLONE_VM | libc::SIGCHLD;
+            let pid = libc::clone(run::<F>, top.cast(), flags, (child as *mut Child<F>).cast());
+            assert!(pid > 0, "clone(CLONE_VM): {}", errno());
+            libc::waitpid(pid, null_mut(), 0)
+        }
+    }
+    start(&mut Child(Some(child), own_mounts));
+}
