@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::lab::{Lab, OPTIONAL, REQUIRED};
+use grus_tests::installation::{OPTIONAL, REQUIRED};
+
+use crate::lab::Lab;
 
 crate::tests![
     image_not_in_the_repository,
@@ -132,7 +134,6 @@ fn busybox_and(lab: &Lab, option: &str) -> Vec<String> {
 
 /// The SquashFS file of the busybox image in the system repository.
 fn squashfs(lab: &Lab) -> PathBuf {
-    lab.system_image("busybox");
     lab.system_file("busybox")
 }
 

@@ -1,5 +1,4 @@
-//! The lab the tests share: two nodes with the plugin installed, the `grus` program, an open registry, and images in
-//! the system repository (of root: the kernel mounts them).
+//! The lab the tests share: two nodes with Grus installed, and an open registry.
 
 use std::fs;
 use std::ops::Deref;
@@ -8,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{ensure, Context, Result};
-use grus_tests::images::layout::manifest_digest;
+use grus_tests::installation::REQUIRED;
 use grus_tests::{Cluster, Cmd, ImageStore, Registry};
 
 /// What all tests stand on.
@@ -40,10 +39,10 @@ impl Lab {
 
     /// Brings it up; a test that needs it fails if it does not come up.
     pub fn up() -> Self {
+        let built = build().expect("plugin and program build");
         let cluster = Cluster::builder("test").up().expect("the lab comes up");
-        let lab = Self { cluster, registry: OnceLock::new() };
-        lab.install().expect("plugin and program can be installed");
-        lab
+        cluster.install_grus(&built).expect("plugin and program can be installed");
+        Self { cluster, registry: OnceLock::new() }
     }
 
     /// Takes it down.
@@ -58,23 +57,8 @@ impl Lab {
 
     /// `grus` as the user.
     pub fn grus(&self, args: &[&str]) -> Cmd {
-        let config = self.site_file();
-        self.user(&self.program().to_string_lossy()).env("GRUS_CONFIG", config).args(args)
-    }
-
-    /// The installed `grus`.
-    pub fn program(&self) -> PathBuf {
-        self.dir().join("bin/grus")
-    }
-
-    /// The site file the plugin reads.
-    pub fn site_file(&self) -> PathBuf {
-        self.dir().join("etc/grus.toml")
-    }
-
-    /// The system repository.
-    pub fn system_repository(&self) -> PathBuf {
-        self.dir().join("images")
+        let program = self.grus_program();
+        self.user(&program.to_string_lossy()).env("GRUS_CONFIG", self.site_file()).args(args)
     }
 
     /// The open registry, started at first need.
@@ -84,26 +68,15 @@ impl Lab {
         })
     }
 
-    /// Puts image `name` into the system repository and returns what to give to --container-image.
+    /// Reference of image `name` in the system repository.
     pub fn system_image(&self, name: &str) -> String {
-        let reference = format!("lab.test/{name}:1");
-        let note = self.dir().join("log").join(format!("imported-{name}"));
-        if !note.exists() {
-            let layout = ImageStore::default().layout(name).expect("the image can be made");
-            let import =
-                Cmd::new(self.program()).arg("import").arg("--repository").arg(self.system_repository());
-            let _ = import.arg(format!("oci:{}", layout.display())).arg(&reference).run().success();
-            fs::write(note, "").expect("the lab's directory is writable");
-        }
-        reference
+        self.cluster.system_image(name).expect("the image can be imported")
     }
 
-    /// The SquashFS file of image `name` in the system repository.
+    /// SquashFS file of image `name` in the system repository.
     pub fn system_file(&self, name: &str) -> PathBuf {
-        let layout = ImageStore::default().layout(name).expect("the image can be made");
-        let digest = manifest_digest(&layout).expect("a layout has an index");
-        let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
-        self.system_repository().join(format!("images/sha256/{hex}.squashfs"))
+        self.system_image(name);
+        self.cluster.system_file(name).expect("a made image has a digest")
     }
 
     /// Pushes image `name` to the registry and returns its reference there.
@@ -142,38 +115,7 @@ impl Lab {
         self.write_plugstack(text).expect("plugstack.conf can be written");
         body()
     }
-
-    fn install(&self) -> Result<()> {
-        let built = build()?;
-        for (from, to) in [("grus", "bin/grus"), ("libspank_grus.so", "lib/spank_grus.so")] {
-            let to = self.dir().join(to);
-            fs::create_dir_all(to.parent().context("a path below the lab")?)?;
-            fs::copy(built.join(from), &to).with_context(|| format!("cannot install {from}"))?;
-        }
-        self.write_site("")?;
-        self.write_plugstack(REQUIRED)
-    }
-
-    /// Writes the site file: the lab's own lines and `more`. Tests call it inside `with_plugstack`, which puts the
-    /// lab's file back.
-    pub fn write_site(&self, more: &str) -> Result<()> {
-        let repository = self.system_repository();
-        let program = self.program();
-        let own = format!("repository.system = {repository:?}\npull.command = {program:?}\n");
-        Ok(fs::write(self.site_file(), own + more)?)
-    }
-
-    fn write_plugstack(&self, text: &str) -> Result<()> {
-        let plugin = self.dir().join("lib/spank_grus.so");
-        let text = text.replace("PLUGIN", &plugin.to_string_lossy());
-        self.set_plugstack(&text.replace("SITE", &self.site_file().to_string_lossy()))
-    }
 }
-
-/// The plugstack.conf of the lab: as an administrator is told to write it.
-pub const REQUIRED: &str = "required PLUGIN config=SITE\n";
-/// The same, where Slurm goes on without the plugin if it fails to load.
-pub const OPTIONAL: &str = "optional PLUGIN config=SITE\n";
 
 /// Puts back the lab's own configuration, also after a failed test.
 struct Restore<'a> {
@@ -182,8 +124,6 @@ struct Restore<'a> {
 
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
-        // Made anew, so that owner and mode are right again too.
-        let _ = fs::remove_file(self.lab.site_file());
         let written = self.lab.write_site("").and_then(|()| self.lab.write_plugstack(REQUIRED));
         if let Err(error) = written {
             eprintln!("the lab's configuration could not be put back: {error:#}");

@@ -29,7 +29,6 @@ struct Facts {
 }
 
 fn the_kernels_view_is_the_reference(lab: &Lab) {
-    lab.system_image("torture");
     let (reference, mounted) = (reference(lab), lab.dir().join("torture-mounted"));
     fs::create_dir_all(&mounted).expect("the lab's directory is writable");
     let image = lab.system_file("torture");
@@ -44,7 +43,6 @@ fn the_kernels_view_is_the_reference(lab: &Lab) {
 }
 
 fn an_independent_readers_view_is_the_reference(lab: &Lab) {
-    lab.system_image("torture");
     let (reference, unpacked) = (reference(lab), lab.dir().join("torture-unsquashed"));
     let unsquashfs = Cmd::new("unsquashfs").args(["-no-progress", "-xattrs", "-strict-errors", "-dest"]);
     let _ = unsquashfs.arg(&unpacked).arg(lab.system_file("torture")).run().success();

@@ -13,6 +13,7 @@ pub mod command;
 mod conf;
 pub mod daemon;
 pub mod images;
+pub mod installation;
 pub mod job;
 pub mod leaks;
 mod machine;

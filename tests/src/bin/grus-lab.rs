@@ -1,6 +1,5 @@
 //! Brings a lab up for people: a Slurm of two nodes and an open registry, until `down`. `ci/demo` stands on it.
 
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{bail, Context, Result};
@@ -11,6 +10,7 @@ const USAGE: &str = "\
 usage: grus-lab [--name NAME] COMMAND
   up [--nodes N] [--cpus N] [--plugstack FILE]  bring up Slurm and a registry (again: change nothing)
   down                      take everything away
+  install DIR               install the plugin and grus that were built into DIR (target/release)
   env                       print what a shell needs to use it: eval \"$(grus-lab env)\"
   run [--root] -- CMD...    run a command in it, as its ordinary user or as root
   images NAME... | all      make images and print where their OCI layouts are
@@ -40,6 +40,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
     match (command.as_str(), rest) {
         ("up", options) => up(name, options)?,
         ("down", []) => down(name)?,
+        ("install", [dir]) => Cluster::open(name)?.install_grus(dir.as_ref())?,
         ("env", []) => env(&Cluster::open(name)?)?,
         ("run", rest) => return run(&Cluster::open(name)?, rest),
         ("images", [all]) if all == "all" => images(NAMES)?,
@@ -114,21 +115,24 @@ fn run(lab: &Cluster, args: &[String]) -> Result<ExitCode> {
     if args.is_empty() {
         bail!(USAGE);
     }
-    // The caller's terminal and directory: this is for people.
+    // The caller's terminal: this is for people. The user starts at home, as after a login.
+    let path = format!("{}:/usr/local/bin:/usr/bin:/bin", lab.dir().join("bin").display());
     let mut command = Command::new(if as_root { "env" } else { "setpriv" });
-    let here: PathBuf = std::env::current_dir()?;
-    if !as_root {
+    if as_root {
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    } else {
         let account = lab.account();
         command
             .env_clear()
             .env("HOME", &account.home)
             .env("USER", &account.name)
             .env("LOGNAME", &account.name);
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("SHELL", "/bin/bash");
+        command.env("PATH", path).env("SHELL", "/bin/bash").current_dir(&account.home);
         command.env("TERM", std::env::var_os("TERM").unwrap_or_else(|| "dumb".into()));
         command.arg(format!("--reuid={}", account.uid)).arg(format!("--regid={}", account.gid));
         command.args(["--init-groups", "--inh-caps=-all", "--"]);
     }
-    let status = command.args(args).env("SLURM_CONF", lab.slurm_conf()).current_dir(here).status()?;
+    command.env("SLURM_CONF", lab.slurm_conf()).env("GRUS_CONFIG", lab.site_file());
+    let status = command.args(args).status()?;
     Ok(ExitCode::from(status.code().unwrap_or(1) as u8))
 }
