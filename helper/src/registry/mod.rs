@@ -4,50 +4,43 @@
 //! refuses to write to disk: bytes leave it through [`grus_squash::LayerSource`] only, and no byte
 //! stream ends well whose digest or size is not the manifest's.
 
+mod answer;
+pub mod challenge;
+mod content_range;
+pub mod credentials;
+mod download;
+mod endpoint;
 mod error;
+mod layer_stream;
+pub mod manifest;
+mod platform_choice;
+mod resolve;
+mod retry;
+mod secret;
+mod settings;
+mod tls;
+mod token;
+mod transport;
+mod window;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use grus_core::digest::Digest;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_squash::LayerSource;
 
+use self::download::Download;
+use self::endpoint::Endpoint;
+use self::layer_stream::Running;
+use self::resolve::{worth_another, Resolver};
+use self::transport::{lock, Transport};
+
 pub use error::{Kind, RegistryError};
-
-/// How to speak to registries. [`Settings::default`] is right for users; tests shorten the times.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Registries (`host[:port]`) spoken to over plain HTTP, beyond loopback.
-    pub plain_http: Vec<String>,
-    /// Parallel connections of a download.
-    pub connections: usize,
-    /// Bytes of layers that may wait in memory, in all.
-    pub buffer: u64,
-    /// A layer is fetched in ranges of this many bytes.
-    pub segment: u64,
-    /// Time to connect, TLS included.
-    pub connect_timeout: Duration,
-    /// Time without one byte after which a connection counts as dead.
-    pub idle_timeout: Duration,
-    /// Failures in a row, without one byte gained between, after which to give up.
-    pub retries: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            plain_http: Vec::new(),
-            connections: 6,
-            buffer: 64 << 20,
-            segment: 8 << 20,
-            connect_timeout: Duration::from_secs(15),
-            idle_timeout: Duration::from_secs(30),
-            retries: 6,
-        }
-    }
-}
+pub use secret::Secret;
+pub use settings::{Login, Paths, Settings};
 
 /// One layer of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +70,10 @@ pub struct Resolved {
     pub platform: Platform,
     /// Layers, bottom first.
     pub layers: Vec<Layer>,
+    /// What the user may want to know, such as a mirror that is down.
+    pub notes: Vec<String>,
+    /// Where the layers are to be had, the best first.
+    endpoints: Vec<Endpoint>,
 }
 
 impl Resolved {
@@ -118,24 +115,65 @@ impl Progress for NoProgress {
 }
 
 /// A client with its connections, tokens and threads. Blocking: for callers outside of any async runtime.
-pub struct Client {}
+pub struct Client {
+    transport: Arc<Transport>,
+    threads: Arc<Threads>,
+    cancelled: AtomicBool,
+    requests: Mutex<Vec<tokio::task::AbortHandle>>,
+    downloads: Mutex<Vec<Weak<Download>>>,
+}
 
 impl Client {
-    /// A client by `settings`. Fails only if threads or root certificates cannot be had.
+    /// A client by `settings`. Fails only if threads cannot be had.
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
-        let _ = settings;
-        Ok(Self {})
+        let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("registry")
+            .enable_all()
+            .build()
+            .map_err(|e| RegistryError::new(Kind::Site, format!("cannot start threads: {e}")))?;
+        Ok(Self {
+            transport: Arc::new(Transport::new(settings)),
+            threads: Arc::new(Threads(Some(runtime))),
+            cancelled: AtomicBool::new(false),
+            requests: Mutex::default(),
+            downloads: Mutex::default(),
+        })
     }
 
     /// Finds the image for `platform` and verifies manifest and configuration.
     pub fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
-        let _ = platform;
-        Err(RegistryError::new(Kind::Unavailable, format!("cannot reach {reference}")))
+        let resolver = Resolver { transport: self.transport.clone(), reference: reference.clone() };
+        let (endpoints, platform) = (self.endpoints(reference)?, platform.clone());
+        self.run(async move {
+            let mut notes = Vec::new();
+            for (at, endpoint) in endpoints.iter().enumerate() {
+                match resolver.resolve(endpoint, &platform).await {
+                    Ok(found) => {
+                        return Ok(Resolved { endpoints: endpoints[at..].to_vec(), notes, ..found });
+                    }
+                    Err(error) if at + 1 < endpoints.len() && worth_another(&error) => notes.push(error.what),
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(nowhere(&resolver.reference))
+        })
     }
 
     /// The digest behind a reference, by one request: is it still [`Resolved::top_digest`]?
     pub fn head(&self, reference: &Reference) -> Result<Digest, RegistryError> {
-        Err(RegistryError::new(Kind::Unavailable, format!("cannot reach {reference}")))
+        let resolver = Resolver { transport: self.transport.clone(), reference: reference.clone() };
+        let endpoints = self.endpoints(reference)?;
+        self.run(async move {
+            for (at, endpoint) in endpoints.iter().enumerate() {
+                match resolver.head(endpoint).await {
+                    Err(error) if at + 1 < endpoints.len() && worth_another(&error) => {}
+                    answer => return answer,
+                }
+            }
+            Err(nowhere(&resolver.reference))
+        })
     }
 
     /// Starts to download all layers, the top one first, and returns their sources, bottom first.
@@ -145,10 +183,71 @@ impl Client {
         resolved: &Resolved,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<Arc<dyn LayerSource>>, RegistryError> {
-        let _ = progress;
-        Err(RegistryError::new(Kind::Unavailable, format!("cannot reach {}", resolved.reference)))
+        self.check()?;
+        let (endpoints, layers) = (resolved.endpoints.clone(), resolved.layers.clone());
+        let download = Arc::new(Download::new(self.transport.clone(), endpoints, layers, progress));
+        lock(&self.downloads).push(Arc::downgrade(&download));
+        let connections = self.transport.settings.connections;
+        Ok(Running::start(download, connections, self.threads.handle()?, self.threads.clone()).sources())
     }
 
     /// Ends all requests and downloads at once; from then on every call fails with [`Kind::Cancelled`].
-    pub fn cancel(&self) {}
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        for request in lock(&self.requests).drain(..) {
+            request.abort();
+        }
+        for download in lock(&self.downloads).drain(..).filter_map(|d| d.upgrade()) {
+            download.fail(stopped());
+        }
+    }
+
+    fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistryError> {
+        Ok(vec![Endpoint::of(reference)])
+    }
+
+    fn check(&self) -> Result<(), RegistryError> {
+        match self.cancelled.load(Ordering::SeqCst) {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        let runtime = self.threads.handle()?;
+        let task = runtime.spawn(work);
+        lock(&self.requests).push(task.abort_handle());
+        self.check()?;
+        let result = runtime.block_on(task);
+        lock(&self.requests).retain(|r| !r.is_finished());
+        result.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn stopped() -> RegistryError {
+    RegistryError::new(Kind::Cancelled, "stopped")
+}
+
+fn nowhere(reference: &Reference) -> RegistryError {
+    RegistryError::new(Kind::Site, format!("registries.conf leaves no place to get {reference} from"))
+}
+
+/// The runtime's threads. Ended without waiting: a connection may hang.
+struct Threads(Option<tokio::runtime::Runtime>);
+
+impl Threads {
+    fn handle(&self) -> Result<&tokio::runtime::Handle, RegistryError> {
+        self.0.as_ref().map(|r| r.handle()).ok_or_else(stopped)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

@@ -1,0 +1,209 @@
+//! Owns the meaning of answers that are not what was asked for: status codes, the registry's own words
+//! (distribution spec, error codes), broken connections. It refuses to call anything worth a retry that
+//! would give the same answer again.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+
+use super::endpoint::host_of;
+use super::error::{Kind, RegistryError};
+use super::retry::{Again, Failure};
+use super::transport::Call;
+
+/// Largest body of an error that is read, in bytes.
+pub const LONGEST_ERROR: usize = 16 << 10;
+
+/// A piece of a body.
+pub type Chunk = bytes::Bytes;
+
+/// Why no answer came.
+#[derive(Debug)]
+pub enum SendError {
+    /// The connection could not be made, or broke.
+    Broken(reqwest::Error),
+    /// Not one byte for this long.
+    Silent(Duration),
+    /// We did not even try.
+    Set(RegistryError),
+}
+
+impl From<reqwest::Error> for SendError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<RegistryError> for SendError {
+    fn from(error: RegistryError) -> Self {
+        Self::Set(error)
+    }
+}
+
+/// The innermost reason of an error of the HTTP client, which names no URL.
+pub fn cause(error: &reqwest::Error) -> String {
+    let mut inner: &dyn Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    match error.is_timeout() {
+        true => "timed out".to_owned(),
+        false => inner.to_string(),
+    }
+}
+
+/// Whether TLS itself said no to the server's certificate: plain HTTP must not be tried then.
+pub fn is_distrust(error: &SendError) -> bool {
+    match error {
+        SendError::Broken(e) => certificate_fault(e).is_some() || !e.is_connect(),
+        SendError::Silent(_) | SendError::Set(_) => true,
+    }
+}
+
+fn certificate_fault(error: &reqwest::Error) -> Option<String> {
+    let mut next: Option<&dyn Error> = Some(error);
+    while let Some(inner) = next {
+        let tls = inner.downcast_ref::<rustls::Error>().or_else(|| {
+            inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|e| e.downcast_ref())
+        });
+        if let Some(rustls::Error::InvalidCertificate(why)) = tls {
+            return Some(why.to_string());
+        }
+        next = inner.source();
+    }
+    None
+}
+
+/// No answer, or not the whole of it.
+pub fn unreachable(url: &Url, error: &SendError) -> Failure {
+    let host = host_of(url);
+    let error = match error {
+        SendError::Set(error) => return error.clone().into(),
+        SendError::Silent(time) => {
+            let what = format!("{host} sent nothing for {} s", time.as_secs_f32().ceil());
+            return Failure { error: down(what), again: Again::Yes };
+        }
+        SendError::Broken(error) => error,
+    };
+    if let Some(why) = certificate_fault(error) {
+        return RegistryError::new(Kind::Refused, format!("the certificate of {host} is not trusted: {why}"))
+            .hint(format!(
+                "if its CA is your site's own, put it in ~/.config/containers/certs.d/{host}/ca.crt"
+            ))
+            .into();
+    }
+    match error.is_connect() {
+        true => {
+            Failure { error: down(format!("cannot reach {host}: {}", cause(error))), again: Again::Unreached }
+        }
+        false => Failure {
+            error: down(format!("the connection to {host} broke: {}", cause(error))),
+            again: Again::Yes,
+        },
+    }
+}
+
+fn down(what: String) -> RegistryError {
+    RegistryError::new(Kind::Unavailable, what)
+        .hint("check the registry's name and the network (proxies: https_proxy, no_proxy), then try again")
+}
+
+/// A status that is neither success nor redirect. `words` are the registry's own; `account` says whether
+/// the request carried an account.
+pub fn refused(
+    call: &Call<'_>,
+    url: &Url,
+    status: StatusCode,
+    wait: Option<Duration>,
+    words: &str,
+    account: bool,
+) -> Failure {
+    let host = host_of(url);
+    let registry = &call.endpoint.registry;
+    let thing = format!("{registry}/{}", call.endpoint.repository);
+    let said = if words.is_empty() { String::new() } else { format!(": {words}") };
+    let again = wait.map_or(Again::Yes, Again::After);
+    match status.as_u16() {
+        401 | 403 if account => RegistryError::new(
+            Kind::Auth,
+            format!("{host} refuses the stored account access to {thing}{said}"),
+        )
+        .hint(format!("run 'grus login {registry}' with an account that may read it"))
+        .into(),
+        401 | 403 => RegistryError::new(Kind::Auth, format!("{host} wants a login for {thing}{said}"))
+            .hint(format!("run 'grus login {registry}'; some registries answer so when the name is misspelt"))
+            .into(),
+        404 => RegistryError::new(Kind::NotFound, format!("{host} has no {thing} {}{said}", tail(call.path)))
+            .hint("check the name and the tag")
+            .into(),
+        429 => Failure {
+            error: RegistryError::new(Kind::Unavailable, format!("{host} limits the rate of requests{said}"))
+                .hint(format!("wait, or run 'grus login {registry}': accounts have higher limits")),
+            again,
+        },
+        408 | 500 | 502 | 503 | 504 => Failure {
+            error: RegistryError::new(Kind::Unavailable, format!("{host} answered {status}{said}"))
+                .hint("the registry is in trouble; try again later"),
+            again,
+        },
+        _ => RegistryError::new(Kind::Refused, format!("{host} answered {status} for {thing}{said}")).into(),
+    }
+}
+
+/// `manifests/latest` as `latest`.
+fn tail(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The registry's own words in the body of an error, short.
+pub fn message(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        #[serde(default)]
+        errors: Vec<One>,
+        // Token servers answer so.
+        #[serde(default)]
+        details: String,
+    }
+    #[derive(Deserialize)]
+    struct One {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let Ok(errors) = serde_json::from_slice::<Errors>(body) else { return String::new() };
+    let words = match errors.errors.into_iter().next() {
+        Some(one) if one.message.is_empty() => one.code,
+        Some(one) => one.message,
+        None => errors.details,
+    };
+    words.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registrys_words_are_found_and_kept_short() {
+        for (body, words) in [
+            (
+                r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known"}]}"#,
+                "repository name not known",
+            ),
+            (r#"{"errors":[{"code":"DENIED"}]}"#, "DENIED"),
+            (r#"{"details":"incorrect username or password"}"#, "incorrect username or password"),
+            ("<html>", ""),
+            ("{\"errors\":[]}", ""),
+            ("", ""),
+        ] {
+            assert_eq!(message(body.as_bytes()), words, "{body}");
+        }
+        let long = format!("{{\"details\":\"{}\"}}", "x".repeat(9000));
+        assert_eq!(message(long.as_bytes()).len(), 200);
+    }
+}

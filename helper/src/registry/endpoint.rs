@@ -1,0 +1,89 @@
+//! Owns where a repository is to be had: a registry or one of its mirrors, as a host and a path there.
+
+use grus_core::reference::{Reference, DOCKER_HUB};
+use reqwest::Url;
+
+use super::error::{Kind, RegistryError};
+
+/// Docker Hub's API is not at the name its references carry.
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// One place that has a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The registry as a reference names it: the key of accounts and certificates.
+    pub registry: String,
+    /// The repository's path there.
+    pub repository: String,
+    /// registries.conf says that unverified TLS and plain HTTP are good enough.
+    pub insecure: bool,
+    /// Not the registry that the reference names.
+    pub mirror: bool,
+}
+
+impl Endpoint {
+    /// The registry that `reference` names.
+    pub fn of(reference: &Reference) -> Self {
+        Self {
+            registry: reference.registry.clone(),
+            repository: reference.repository.clone(),
+            insecure: false,
+            mirror: false,
+        }
+    }
+
+    /// The server to connect to, `host[:port]`.
+    pub fn host(&self) -> &str {
+        match self.registry.as_str() {
+            DOCKER_HUB => DOCKER_HUB_HOST,
+            other => other,
+        }
+    }
+
+    /// `https://host/v2/repository/rest`.
+    pub fn url(&self, scheme: &str, rest: &str) -> Result<Url, RegistryError> {
+        let text = format!("{scheme}://{}/v2/{}/{rest}", self.host(), self.repository);
+        Url::parse(&text).map_err(|e| RegistryError::new(Kind::Refused, format!("{text} is not a URL: {e}")))
+    }
+
+    /// What a token must allow, where the registry does not say.
+    pub fn scope(&self) -> String {
+        format!("repository:{}:pull", self.repository)
+    }
+}
+
+/// `scheme://host[:port]/path` without user, query and fragment: those may hold secrets (signed URLs).
+pub fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Cannot fail for http and https.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
+
+/// `host[:port]` of a URL, the port only where it is not the scheme's own.
+pub fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_hub_is_at_its_own_host() {
+        let reference = Reference::parse("ubuntu").expect("static");
+        let url = Endpoint::of(&reference).url("https", "manifests/latest").expect("static");
+        assert_eq!(url.as_str(), "https://registry-1.docker.io/v2/library/ubuntu/manifests/latest");
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        let url = Url::parse("https://u:p@s3.example:444/a/b?X-Signature=secret#f").expect("static");
+        assert_eq!(shown(&url), "https://s3.example:444/a/b");
+        assert_eq!(host_of(&url), "s3.example:444");
+    }
+}

@@ -1,0 +1,275 @@
+//! Owns one HTTP request to a registry: the scheme, the account, redirects, and what an answer means.
+//!
+//! It refuses plain HTTP but to loopback and where the site allows it; to follow a redirect from HTTPS to
+//! HTTP; and to send credentials to any origin (scheme, host, port) but the registry's own.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{HeaderValue, ACCEPT, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use super::answer;
+use super::challenge;
+use super::endpoint::{host_of, shown, Endpoint};
+use super::error::{Kind, RegistryError};
+use super::retry::{retry_after, Again, Failure};
+use super::settings::{is_loopback, Settings};
+use super::tls::{Tls, Trust};
+use super::token::Tokens;
+
+/// Redirects that are followed in one request.
+const MAX_REDIRECTS: usize = 6;
+
+/// All connections of a client.
+#[derive(Debug)]
+pub struct Transport {
+    /// How to speak.
+    pub settings: Settings,
+    tls: Tls,
+    tokens: Tokens,
+    clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
+    /// Scheme each host was found to speak.
+    schemes: Mutex<HashMap<String, &'static str>>,
+}
+
+/// A request to a registry.
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    /// Where.
+    pub endpoint: &'a Endpoint,
+    /// GET or HEAD.
+    pub method: Method,
+    /// What, below the repository: `manifests/latest`, `blobs/sha256:…`.
+    pub path: &'a str,
+    /// Media types.
+    pub accept: Option<&'a str>,
+    /// `bytes=0-99`.
+    pub range: Option<String>,
+    /// Where the registry redirected this very request to before.
+    pub direct: Option<Url>,
+}
+
+/// An answer with status 2xx.
+#[derive(Debug)]
+pub struct Reply {
+    /// The answer, its body unread.
+    pub response: Response,
+    /// Where it came from, if not from the registry itself.
+    pub redirected: Option<Url>,
+}
+
+impl Transport {
+    /// Nothing is connected yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            tls: Tls::new(settings.paths.certs_dirs.clone()),
+            tokens: Tokens::default(),
+            clients: Mutex::default(),
+            schemes: Mutex::default(),
+            settings,
+        }
+    }
+
+    /// One request, with the renewal of its token and its redirects. Not retried: see [`Failure::again`].
+    pub async fn send(&self, call: &Call<'_>) -> Result<Reply, Failure> {
+        let endpoint = call.endpoint;
+        let host = endpoint.host();
+        let scheme = self.scheme(endpoint);
+        let first = endpoint.url(scheme, call.path)?;
+        let mut url = call.direct.clone().unwrap_or_else(|| first.clone());
+        let mut asked = false;
+        for _ in 0..=MAX_REDIRECTS {
+            let own = url.origin() == first.origin();
+            let account = match own {
+                true => self.tokens.current(self, endpoint).await?,
+                false => None,
+            };
+            let response = match self.request(call, &url, account.clone()).await {
+                Err(e)
+                    if own
+                        && scheme == "https"
+                        && self.may_be_plain(endpoint)
+                        && !answer::is_distrust(&e) =>
+                {
+                    return self.send_plain(call).await;
+                }
+                other => other.map_err(|e| answer::unreachable(&url, &e))?,
+            };
+            if own {
+                lock(&self.schemes).insert(host.to_owned(), scheme);
+            }
+            let status = response.status();
+            if status == StatusCode::UNAUTHORIZED && own && !asked {
+                let values = response.headers().get_all(WWW_AUTHENTICATE);
+                let challenges = challenge::parse(values.iter().filter_map(|v| v.to_str().ok()));
+                self.tokens.renew(self, endpoint, &challenges, account).await?;
+                asked = true;
+            } else if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+                url = self.redirect(&url, &response)?;
+            } else if status.is_success() {
+                return Ok(Reply { response, redirected: (!own).then_some(url) });
+            } else {
+                return Err(self.refused(call, &url, response).await);
+            }
+        }
+        let what = format!("{host} redirects in circles");
+        Err(RegistryError::new(Kind::Refused, what).into())
+    }
+
+    /// Docker's rule for loopback: HTTPS first, plain HTTP if that is not spoken there.
+    async fn send_plain(&self, call: &Call<'_>) -> Result<Reply, Failure> {
+        lock(&self.schemes).insert(call.endpoint.host().to_owned(), "http");
+        let answer = Box::pin(self.send(call)).await;
+        if answer.as_ref().is_err_and(|f| f.again == Again::Unreached) {
+            lock(&self.schemes).remove(call.endpoint.host());
+        }
+        answer
+    }
+
+    /// A plain request by the client for its host, answered in time.
+    pub async fn request(
+        &self,
+        call: &Call<'_>,
+        url: &Url,
+        account: Option<HeaderValue>,
+    ) -> Result<Response, answer::SendError> {
+        let mut request = self.client(url, call.endpoint)?.request(call.method.clone(), url.clone());
+        if let Some(accept) = call.accept {
+            request = request.header(ACCEPT, accept);
+        }
+        if let Some(range) = &call.range {
+            request = request.header(RANGE, range);
+        }
+        if let Some(account) = account {
+            request = request.header(AUTHORIZATION, account);
+        }
+        self.in_time(request).await
+    }
+
+    /// Sends; no answer within the idle time-out is an error.
+    pub async fn in_time(&self, request: reqwest::RequestBuilder) -> Result<Response, answer::SendError> {
+        match tokio::time::timeout(self.settings.idle_timeout, request.send()).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(answer::SendError::Silent(self.settings.idle_timeout)),
+        }
+    }
+
+    /// The HTTP client for the host of `url`: its certificates are its own, the others' connections too.
+    pub fn client(&self, url: &Url, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
+        let host = host_of(url);
+        // Certificates are kept under the registry's name, which for Docker Hub is not the host's.
+        let name = if host == endpoint.host() { endpoint.registry.as_str() } else { &host };
+        let trust = match (url.scheme(), endpoint.insecure && host == endpoint.host()) {
+            ("http", _) => Trust::Plain,
+            (_, true) => Trust::Anything,
+            (_, false) => Trust::Verify,
+        };
+        // Hosts without anything of their own share a client, but loopback never goes through a proxy.
+        let special = is_loopback(&host) || trust == Trust::Anything || self.tls.dir(name).is_some();
+        let key = (if special { name.to_owned() } else { String::new() }, trust);
+        if let Some(client) = lock(&self.clients).get(&key) {
+            return Ok(client.clone());
+        }
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.config(name, trust)?)
+            .user_agent(concat!("grus/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(self.settings.connect_timeout)
+            .tcp_nodelay(true);
+        if is_loopback(&host) {
+            builder = builder.no_proxy();
+        }
+        let failed = |e: reqwest::Error| {
+            RegistryError::new(
+                Kind::Site,
+                format!("cannot set up connections to {host}: {}", answer::cause(&e)),
+            )
+            .hint("check the proxy settings in the environment (https_proxy, http_proxy, no_proxy)")
+        };
+        let client = builder.build().map_err(failed)?;
+        lock(&self.clients).insert(key, client.clone());
+        Ok(client)
+    }
+
+    /// The scheme to begin with.
+    pub fn scheme(&self, endpoint: &Endpoint) -> &'static str {
+        let known = lock(&self.schemes).get(endpoint.host()).copied();
+        known.unwrap_or(if self.settings.is_plain(endpoint.host()) { "http" } else { "https" })
+    }
+
+    /// Whether plain HTTP may be tried after HTTPS.
+    fn may_be_plain(&self, endpoint: &Endpoint) -> bool {
+        let settled = lock(&self.schemes).contains_key(endpoint.host());
+        !settled && (endpoint.insecure || is_loopback(endpoint.host()))
+    }
+
+    /// Whether plain HTTP to the host of `url` is allowed at all.
+    pub fn allows_plain(&self, url: &Url) -> bool {
+        let host = host_of(url);
+        is_loopback(&host) || self.settings.is_plain(&host)
+    }
+
+    fn redirect(&self, from: &Url, response: &Response) -> Result<Url, RegistryError> {
+        let refuse = |why: String| RegistryError::new(Kind::Refused, why);
+        let bad = || refuse(format!("{} redirects to no usable address", host_of(from)));
+        let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).ok_or_else(bad)?;
+        let to = from.join(location).map_err(|_| bad())?;
+        if !matches!(to.scheme(), "https" | "http") || to.host_str().is_none() {
+            return Err(bad());
+        }
+        if !to.username().is_empty() || to.password().is_some() {
+            return Err(refuse(format!("{} redirects to an address with a password in it", host_of(from))));
+        }
+        if to.scheme() == "http" && (from.scheme() == "https" || !self.allows_plain(&to)) {
+            let what = format!("{} redirects to plain HTTP, {}", host_of(from), shown(&to));
+            return Err(refuse(what)
+                .hint("the administrator can allow plain HTTP for a host: pull.plain-http in grus.toml"));
+        }
+        Ok(to)
+    }
+
+    /// An answer that is neither success nor redirect.
+    async fn refused(&self, call: &Call<'_>, url: &Url, mut response: Response) -> Failure {
+        let status = response.status();
+        let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        let wait = asked.and_then(|v| retry_after(v, SystemTime::now()));
+        let body = self.body(&mut response, answer::LONGEST_ERROR).await.unwrap_or_default();
+        let account = self.tokens.has_account(call.endpoint);
+        answer::refused(call, url, status, wait, &answer::message(&body), account)
+    }
+
+    /// At most `most` bytes of a body; Err where it is longer or breaks off.
+    pub async fn body(&self, response: &mut Response, most: usize) -> Result<Vec<u8>, Failure> {
+        let url = response.url().clone();
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk(response).await.map_err(|e| answer::unreachable(&url, &e))? {
+            if body.len() + chunk.len() > most {
+                let what = format!("{} sends more than {most} bytes where less was due", shown(&url));
+                return Err(RegistryError::new(Kind::Corrupt, what).into());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// The next piece of a body, in time.
+    pub async fn chunk(&self, response: &mut Response) -> Result<Option<answer::Chunk>, answer::SendError> {
+        match tokio::time::timeout(self.settings.idle_timeout, response.chunk()).await {
+            Ok(chunk) => Ok(chunk?),
+            Err(_) => Err(answer::SendError::Silent(self.settings.idle_timeout)),
+        }
+    }
+}
+
+/// A mutex of plain data: what a panicked thread left is still whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sleeps.
+pub async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}
