@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use grus_core::image::ImageMeta;
 use grus_core::plan::LaunchPlan;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
 use crate::failure::{Failed, Failure, Phase};
@@ -24,6 +25,8 @@ pub struct Container {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
+    /// The process that serves the image (a pidfd, close-on-exec), where one does.
+    pub(crate) server: Option<OwnedFd>,
 }
 
 impl Container {
@@ -46,5 +49,14 @@ impl Container {
         move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(|e| failed("setns(namespace, CLONE_NEWNS)", e))?;
         set_no_new_privs(true).map_err(|e| failed("prctl(PR_SET_NO_NEW_PRIVS)", e))
+    }
+
+    /// Whether the image's server has ended although the container still exists: every file that is not cached is
+    /// then an error to the tasks. Asks the process, not the file system, which could hang.
+    pub fn server_is_gone(&self) -> bool {
+        let Some(server) = &self.server else { return false };
+        // A pidfd is readable once its process has ended (pidfd_open(2)).
+        let mut ended = [PollFd::new(server, PollFlags::IN)];
+        poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 }

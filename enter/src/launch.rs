@@ -56,7 +56,7 @@ pub(crate) fn container(
         site: &inputs.site,
         job: &inputs.job,
     };
-    let plan = decide(&launch, &Tree(&mount), &sources)?;
+    let plan = decide(&launch, &Tree::new(&mount), &sources)?;
     progress(Phase::Rootfs, server.get());
     let volatile = Volatile {
         size: inputs.site.volatile.size.clone(),

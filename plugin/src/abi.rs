@@ -90,7 +90,6 @@ macro_rules! hook {
 
 hook!(slurm_spank_init, init, after register_options);
 hook!(slurm_spank_init_post_opt, init_post_opt);
-hook!(slurm_spank_local_user_init, local_user_init);
 hook!(slurm_spank_user_init, user_init);
 hook!(slurm_spank_task_init_privileged, task_init_privileged);
 hook!(slurm_spank_task_init, task_init);
@@ -106,9 +105,6 @@ unsafe impl Plugin for Grus {
     }
     fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Outcome {
         guarded(self, Hook::InitPostOpt, spank)
-    }
-    fn local_user_init(&mut self, spank: &mut SpankHandle) -> Outcome {
-        guarded(self, Hook::LocalUserInit, spank)
     }
     fn user_init(&mut self, spank: &mut SpankHandle) -> Outcome {
         guarded(self, Hook::UserInit, spank)
@@ -200,9 +196,13 @@ pub fn tmp_fs(node: &str) -> Option<PathBuf> {
     type TmpFs = unsafe extern "C" fn(*mut c_char) -> *mut c_char;
     let function = symbol(c"slurm_get_tmp_fs")?;
     let node = CString::new(node).ok()?;
-    // SAFETY: Slurm's src/common/read_config.h declares `char *slurm_get_tmp_fs(char *node_name)`. It reads
-    // the name and returns a string of its allocator, which is left to the end of the process.
-    let path = unsafe { std::mem::transmute::<*mut c_void, TmpFs>(function)(node.as_ptr().cast_mut()) };
+    // SAFETY: Slurm's src/common/read_config.h declares `char *slurm_get_tmp_fs(char *node_name)`, which reads
+    // the name and returns a string of Slurm's allocator.
+    owned_by_slurm(unsafe { std::mem::transmute::<*mut c_void, TmpFs>(function)(node.as_ptr().cast_mut()) })
+}
+
+/// Copies a string of Slurm's allocator and leaves the original to the end of the process.
+fn owned_by_slurm(path: *mut c_char) -> Option<PathBuf> {
     if path.is_null() {
         return None;
     }
@@ -215,6 +215,18 @@ pub fn bound_sockets() -> Vec<PathBuf> {
     /// slurmstepd opens its socket as one of its first files.
     const SEARCHED: c_int = 256;
     (0..SEARCHED).filter_map(bound_path).collect()
+}
+
+/// Where Slurm expects a configuration file of this name. None where this release does not say.
+pub fn configuration(name: &str) -> Option<PathBuf> {
+    type ExtraConf = unsafe extern "C" fn(*mut c_char) -> *mut c_char;
+    let function = symbol(c"get_extra_conf_path")?;
+    let name = CString::new(name).ok()?;
+    // SAFETY: Slurm's src/common/read_config.h declares `char *get_extra_conf_path(char *conf_name)`, which
+    // reads the name and returns a string of Slurm's allocator.
+    owned_by_slurm(unsafe {
+        std::mem::transmute::<*mut c_void, ExtraConf>(function)(name.as_ptr().cast_mut())
+    })
 }
 
 fn bound_path(fd: c_int) -> Option<PathBuf> {

@@ -4,11 +4,10 @@
 //! |----------------------|-----------------|-----------------|---------------------------------------|--------|
 //! | init                 | begin           | begin           | begin                                 |   -    |
 //! | init_post_opt        | find, publish   | find, publish   | read the request, start the builder   |   -    |
-//! | local_user_init      | oci check       |                 |                                       |        |
 //! | user_init            |                 |                 | build the container, or say why not   |        |
 //! | task_init_privileged |                 |                 | join it                               |        |
-//! | task_init            |                 |                 | end the task if there is no container |        |
-//! | task_exit            |                 |                 | tell if the image's server is gone    |        |
+//! | task_init            |                 |                 | start, or end without a container     |        |
+//! | task_exit            |                 |                 | say so if the image's server is gone   |        |
 //!
 //! Options are registered in [`crate::abi`], before `init`. No hook fails: on the submit side a refusal ends the
 //! program, on a node it is remembered until it can end the tasks. A failing hook would drain nodes, or be
@@ -27,8 +26,6 @@ pub enum Hook {
     Init,
     /// All options are known.
     InitPostOpt,
-    /// srun knows its job and step.
-    LocalUserInit,
     /// slurmstepd, with the user's effective id.
     UserInit,
     /// A task, still root.
@@ -61,6 +58,7 @@ impl Grus {
             (Hook::UserInit, Grus::Step(step)) => step.build(spank),
             (Hook::TaskInitPrivileged, Grus::Step(step)) => step.join(),
             (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(),
+            (Hook::TaskExit, Grus::Step(step)) => step.task_ended(spank),
             _ => {}
         }
     }

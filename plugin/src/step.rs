@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use grus_core::path::AbsPath;
@@ -35,6 +36,10 @@ pub enum Step {
     Failed(Failed),
 }
 
+/// Signals of scancel and of time limits; signal(7).
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
 /// What a build waits for.
 #[derive(Debug)]
 pub struct Wanted {
@@ -49,6 +54,10 @@ pub struct Wanted {
 pub struct Ready {
     container: Container,
     place: Place,
+    /// Device and inode of the host's root.
+    host: (u64, u64),
+    /// Whether the end of the image's server was told.
+    told: bool,
 }
 
 /// A remembered failure.
@@ -100,11 +109,8 @@ impl Step {
         match self {
             Step::Host => {}
             Step::Ready(ready) => {
-                let Some(workdir) = &ready.container.plan.workdir else { return };
-                if let Err(error) = env::set_current_dir(workdir.as_path()) {
-                    let what = format!("cannot start in the image's directory {workdir}: {error}");
-                    let hint = "pass --container-mount-workdir to start in the job's directory";
-                    say::failure(Some(&ready.place.node), &what, Some(hint));
+                if let Err(refusal) = ready.check_and_start() {
+                    say::failure(Some(&ready.place.node), &refusal.what, refusal.hint.as_deref());
                     abi::exit_now(1);
                 }
             }
@@ -119,6 +125,49 @@ impl Step {
             }
         }
     }
+
+    /// task_exit. The kernel gives errors to tasks whose image is served by a process that is gone; this tells
+    /// the user why, once per node. A task that Slurm ends may see the server end first.
+    pub fn task_ended(&mut self, spank: &SpankHandle) {
+        let Step::Ready(ready) = self else { return };
+        let status = spank.task_exit_status().unwrap_or_default();
+        if ready.told || !failed_by_itself(status) || !ready.container.server_is_gone() {
+            return;
+        }
+        ready.told = true;
+        let what = "squashfuse_ll, which served the image to this step, has ended";
+        let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
+        say::failure(Some(&ready.place.node), what, Some(hint));
+        journal::failed(&subject(spank, &ready.place.node), what, None);
+    }
+}
+
+/// Whether a wait status (wait(2)) is neither success nor the end by a signal that Slurm itself sends.
+fn failed_by_itself(status: i32) -> bool {
+    let signal = status & 0x7f;
+    status != 0 && signal != SIGKILL && signal != SIGTERM
+}
+
+impl Ready {
+    /// The last check and the last step of a task. Two file systems differ in device number, so a root of the
+    /// host's device and inode is the host's, whatever went wrong before.
+    fn check_and_start(&self) -> Result<(), Refusal> {
+        if root()? == self.host {
+            return Err(Refusal::site("the task is not in its container")
+                .hint("this is a bug of Grus; tell the administrator"));
+        }
+        let Some(workdir) = &self.container.plan.workdir else { return Ok(()) };
+        env::set_current_dir(workdir.as_path()).map_err(|error| {
+            Refusal::image(format!("cannot start in the image's directory {workdir}: {error}"))
+                .hint("pass --container-mount-workdir to start in the job's directory")
+        })
+    }
+}
+
+/// Device and inode of the root directory.
+fn root() -> Result<(u64, u64), Refusal> {
+    let root = std::fs::metadata("/").map_err(|error| Refusal::site(format!("cannot look at /: {error}")))?;
+    Ok((root.dev(), root.ino()))
 }
 
 /// What init_post_opt can know; None where the step stays on the host.
@@ -165,11 +214,12 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let built = inputs(request, site, &place, spank)
         .map_err(Failure::from)
         .and_then(|inputs| builder.build(inputs))
-        .and_then(|container| set_environment(&container, spank).map(|()| container));
+        .and_then(|container| set_environment(&container, spank).map(|()| container))
+        .and_then(|container| Ok((container, root()?)));
     match built {
-        Ok(container) => {
+        Ok((container, host)) => {
             journal::launched(&subject, &container);
-            Step::Ready(Box::new(Ready { container, place }))
+            Step::Ready(Box::new(Ready { container, place, host, told: false }))
         }
         Err(failure) => {
             let (what, hint) = (failure.what(), failure.hint());

@@ -20,6 +20,9 @@ const JOB_COPY: &str = "GRUS_REQUEST";
 /// The same, as it appears in the environment of the job's scripts and shells.
 const JOB_COPY_IN_ENVIRONMENT: &str = "SLURM_SPANK_GRUS_REQUEST";
 
+/// Where Slurm leaves the value of its own `--container`.
+const SLURMS_OWN: &str = "SLURM_CONTAINER";
+
 /// What a submitting program starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -52,7 +55,7 @@ impl Submit {
         };
         forget(role, &typed, spank);
         let text = match (typed.as_slice(), &inherited) {
-            ([], None) => String::new(),
+            ([], None) => refuse_slurms_own_option().map(|()| String::new())?,
             _ => prepare(role, &typed, inherited, spank)?,
         };
         // One environment serves all components of a heterogeneous srun, so they cannot differ.
@@ -93,6 +96,9 @@ fn prepare(
     if !pointless.is_empty() {
         say::note(&format!("without --container-image these have no effect: --{}", pointless.join(", --")));
     }
+    if request.image.is_none() {
+        refuse_slurms_own_option()?;
+    }
     if !request.wants_container() {
         return Ok(String::new());
     }
@@ -109,6 +115,19 @@ fn prepare(
         ));
     }
     request.encode()
+}
+
+/// `--container=IMAGE` is Slurm's own option: without an oci.conf it does nothing, and the job would run on the
+/// host and succeed. Slurm has put its value into the environment by now.
+fn refuse_slurms_own_option() -> Result<(), Refusal> {
+    if env::var_os(SLURMS_OWN).is_none_or(|image| image.is_empty()) {
+        return Ok(());
+    }
+    match abi::configuration("oci.conf") {
+        Some(path) if path.exists() => Ok(()),
+        _ => Err(Refusal::user("--container is Slurm's own option, and this site has not set it up")
+            .hint("for a container of Grus write --container-image=...")),
+    }
 }
 
 /// Whether there is a batch script and it runs outside of the container (D4).
