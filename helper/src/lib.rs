@@ -1,6 +1,21 @@
-//! The parts of the `grus` program. `main.rs` only calls [`cli::main`].
+//! The parts of the `grus` program; `main.rs` only calls [`cli::main`].
+//!
+//! A command ([`command`]) reads its arguments, asks the [`context`] for site and repository, and works with
+//! [`registry`] or [`archive`] (where an image comes from), [`build`] (layers to an image) and [`repository`]
+//! (where it is kept). Every failure is a [`failure::Failure`], printed once, in [`cli`].
 #![forbid(unsafe_code)]
 
+pub mod archive;
+pub mod build;
+pub mod cli;
+pub mod command;
+pub mod context;
+pub mod failure;
+pub mod interrupt;
 pub mod oci;
+pub mod output;
+pub mod progress;
 pub mod registry;
+pub mod repository;
+pub mod tree;
 pub mod verify;

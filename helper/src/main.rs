@@ -1,3 +1,5 @@
-//! `grus`, the daemonless program of Grus.
+//! `grus`, the daemonless program of Grus. All of it is in the library beside.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    grus_helper::cli::main()
+}

@@ -171,8 +171,10 @@ impl Document {
         }
         let shape: Shape = json(bytes, on)?;
         match (shape.version, shape.manifests, shape.layers) {
-            (1, _, None) => Err(Refusal::image(format!("{} is a manifest of Docker's schema 1", printable(on)))
-                .hint("ask for an image that was pushed by Docker 1.10 (2016) or newer")),
+            (1, _, None) => {
+                Err(Refusal::image(format!("{} is a manifest of Docker's schema 1", printable(on)))
+                    .hint("ask for an image that was pushed by Docker 1.10 (2016) or newer"))
+            }
             (_, Some(_), None) => Ok(Document::Index(json(bytes, on)?)),
             (_, None, Some(_)) => Manifest::parse(bytes, on).map(Document::Manifest),
             _ => Err(malformed(on, "neither an image index nor an image manifest")),
@@ -185,7 +187,10 @@ impl Manifest {
     pub fn parse(bytes: &[u8], on: &str) -> Result<Self, Refusal> {
         let manifest: Self = json(bytes, on)?;
         if manifest.layers.is_empty() || manifest.layers.len() > MAX_LAYERS {
-            return Err(malformed(on, &format!("{} layers; 1 to {MAX_LAYERS} can be read", manifest.layers.len())));
+            return Err(malformed(
+                on,
+                &format!("{} layers; 1 to {MAX_LAYERS} can be read", manifest.layers.len()),
+            ));
         }
         let image = |d: &Descriptor| {
             d.media_type.is_empty() || d.media_type.contains(".image.") || d.media_type.contains("docker")
@@ -214,7 +219,8 @@ impl Index {
             _ => None,
         };
         exact.or_else(fits).or_else(only).ok_or_else(|| {
-            let mut has: Vec<String> = self.manifests.iter().filter_map(known).map(|p| p.to_string()).collect();
+            let mut has: Vec<String> =
+                self.manifests.iter().filter_map(known).map(|p| p.to_string()).collect();
             has.sort();
             has.dedup();
             let list = if has.is_empty() { "none".to_owned() } else { has.join(", ") };

@@ -1,0 +1,237 @@
+//! Owns the files of an archive, be it a directory or a tar: opened by name, always below the archive's top.
+//!
+//! It refuses names that leave the archive, links that do, anything that is no regular file, and tars with more
+//! members than any archive has.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use grus_core::refusal::{printable, Refusal};
+use rustix::fs::{openat2, Mode, OFlags, ResolveFlags, CWD};
+
+use crate::failure::{reason, Failure};
+use crate::oci::MAX_DOCUMENT;
+
+/// Most members of a tar archive of images.
+const MAX_MEMBERS: usize = 100_000;
+
+/// Most links followed to a member.
+const MAX_LINKS: usize = 8;
+
+/// The files of an archive.
+#[derive(Clone, Debug)]
+pub enum Members {
+    /// A directory.
+    Directory(PathBuf),
+    /// A tar file, not compressed.
+    Tar(Arc<Index>),
+}
+
+/// Where a tar's members are.
+#[derive(Debug)]
+pub struct Index {
+    file: File,
+    /// What the file was given as, for messages.
+    name: String,
+    members: HashMap<String, Member>,
+}
+
+#[derive(Clone, Debug)]
+enum Member {
+    Data { offset: u64, size: u64 },
+    Link(String),
+}
+
+impl Members {
+    /// Reads the table of members of the tar in `file`.
+    pub fn tar(file: File, name: &str) -> Result<Self, Failure> {
+        let broken = |e: io::Error| Refusal::image(format!("{name} is no sound tar archive: {}", reason(&e)));
+        let mut members = HashMap::new();
+        let reader = file.try_clone().map_err(broken)?;
+        io::Seek::rewind(&mut &reader).map_err(broken)?;
+        let mut archive = tar::Archive::new(reader);
+        for (count, entry) in archive.entries_with_seek().map_err(broken)?.enumerate() {
+            let entry = entry.map_err(broken)?;
+            if count >= MAX_MEMBERS {
+                return Err(Refusal::image(format!("{name} has more than {MAX_MEMBERS} members")).into());
+            }
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let Some(path) = inside("", &path) else { continue };
+            let kind = entry.header().entry_type();
+            let target = entry.link_name_bytes().map(|t| String::from_utf8_lossy(&t).into_owned());
+            let above = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+            let member = match (kind, target) {
+                (tar::EntryType::Regular | tar::EntryType::Continuous, _) => {
+                    Member::Data { offset: entry.raw_file_position(), size: entry.size() }
+                }
+                // A symlink is seen from its directory, a hard link from the top (tar(5)).
+                (tar::EntryType::Symlink, Some(target)) => match inside(above, &target) {
+                    Some(target) => Member::Link(target),
+                    None => continue,
+                },
+                (tar::EntryType::Link, Some(target)) => match inside("", &target) {
+                    Some(target) if target != path => Member::Link(target),
+                    _ => continue,
+                },
+                _ => continue,
+            };
+            members.insert(path, member);
+        }
+        Ok(Self::Tar(Arc::new(Index { file, name: name.to_owned(), members })))
+    }
+
+    /// What the archive is called in messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Directory(dir) => printable(&dir.display().to_string()),
+            Self::Tar(index) => index.name.clone(),
+        }
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.open(name).is_ok_and(|found| found.is_some())
+    }
+
+    /// Opens a file at its first byte, with its size; None if there is none.
+    pub fn open(&self, name: &str) -> io::Result<Option<(Section, u64)>> {
+        let Some(name) = inside("", name) else { return Ok(None) };
+        match self {
+            Self::Directory(dir) => open_below(dir, &name),
+            Self::Tar(index) => index.open(&name),
+        }
+    }
+
+    /// Reads a small document whole; None if there is none.
+    pub fn document(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let failed = |why: String| {
+            Refusal::image(format!("cannot read {} in {}: {why}", printable(name), self.name()))
+                .hint("it was not made by an image builder, or it is damaged; make the archive again")
+        };
+        let Some((file, size)) = self.open(name).map_err(|e| failed(reason(&e)))? else { return Ok(None) };
+        if size > MAX_DOCUMENT {
+            return Err(failed(format!("it is larger than {MAX_DOCUMENT} bytes")).into());
+        }
+        let mut bytes = vec![];
+        file.take(MAX_DOCUMENT).read_to_end(&mut bytes).map_err(|e| failed(reason(&e)))?;
+        Ok(Some(bytes))
+    }
+}
+
+impl Index {
+    fn open(&self, name: &str) -> io::Result<Option<(Section, u64)>> {
+        let mut name = name;
+        for _ in 0..MAX_LINKS {
+            match self.members.get(name) {
+                None => return Ok(None),
+                Some(Member::Link(target)) => name = target,
+                Some(Member::Data { offset, size }) => {
+                    let file = self.file.try_clone()?;
+                    return Ok(Some((Section { file, at: *offset, end: Some(offset + size) }, *size)));
+                }
+            }
+        }
+        Err(io::Error::other("too many links"))
+    }
+}
+
+/// Opens a regular file below `dir`. Links are followed as long as they stay below it (openat2(2)).
+fn open_below(dir: &Path, name: &str) -> io::Result<Option<(Section, u64)>> {
+    let top = openat2(
+        CWD,
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::empty(),
+    )?;
+    // NONBLOCK: a FIFO in a hostile directory must not hang us; it has no effect on regular files.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let file = match openat2(&top, name, flags, Mode::empty(), resolve) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(rustix::io::Errno::XDEV) => return Err(io::Error::other("it is a link out of the archive")),
+        opened => File::from(opened?),
+    };
+    let meta = file.metadata()?;
+    if meta.is_dir() {
+        return Ok(None);
+    }
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(Some((Section { file, at: 0, end: None }, meta.len())))
+}
+
+/// A part of a file, read by position: many sections of one file are read at once.
+#[derive(Debug)]
+pub struct Section {
+    file: File,
+    at: u64,
+    end: Option<u64>,
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.at));
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n = self.file.read_at(&mut buffer[..want], self.at)?;
+        if n == 0 && want > 0 && self.end.is_some() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is cut short"));
+        }
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// `path` seen from `dir`, both below the archive's top, without `.`, `..` and doubled slashes. None if it is
+/// absolute, empty or climbs out.
+pub fn inside(dir: &str, path: &str) -> Option<String> {
+    if path.starts_with('/') || path.contains('\0') {
+        return None;
+    }
+    let mut kept: Vec<&str> = dir.split('/').filter(|c| !c.is_empty()).collect();
+    for component in path.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => {
+                kept.pop()?;
+            }
+            name => kept.push(name),
+        }
+    }
+    (!kept.is_empty()).then(|| kept.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_inside() {
+        assert_eq!(inside("", "./a//b/../c").as_deref(), Some("a/c"));
+        assert_eq!(inside("x/y", "../z/layer.tar").as_deref(), Some("x/z/layer.tar"));
+        for out in ["/etc/passwd", "../x", "a/../../x", "", ".", "a/.."] {
+            assert_eq!(inside("", out), None, "{out}");
+        }
+    }
+
+    #[test]
+    fn a_directory_gives_no_link_out_no_fifo_and_no_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("real"), "x").expect("write");
+        std::os::unix::fs::symlink("real", at("in")).expect("link");
+        std::os::unix::fs::symlink("/etc/passwd", at("out")).expect("link");
+        std::os::unix::fs::symlink("loop", at("loop")).expect("link");
+        rustix::fs::mknodat(CWD, at("fifo"), rustix::fs::FileType::Fifo, Mode::from(0o600), 0).expect("fifo");
+        let members = Members::Directory(dir.path().into());
+        assert!(members.has("in") && members.has("./real") && !members.has("../etc") && !members.has("."));
+        assert!(members.open("out").is_err());
+        assert!(members.open("loop").is_err());
+        assert!(members.open("fifo").is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! Owns the way from an image's layers to an image in the repository: convert, check, publish. Pull and import
+//! meet here.
+
+use std::sync::{Arc, OnceLock};
+
+use grus_core::digest::Digest;
+use grus_core::image::{ImageMeta, META_VERSION};
+use grus_core::platform::Platform;
+use grus_core::reference::Reference;
+use grus_core::refusal::{printable, Refusal};
+use grus_squash::{convert, Error, LayerSource, Observer, Options};
+
+use crate::archive::rootfs_digest;
+use crate::failure::{reason, Failure};
+use crate::oci::Config;
+use crate::registry::RegistryError;
+use crate::repository::{Repository, TempFile};
+
+/// An image ready to be converted.
+pub struct Image {
+    /// Its digest, or how to have it.
+    pub identity: Identity,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Its configuration.
+    pub config: Config,
+    /// Layers, bottom first.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer.
+pub struct Layer {
+    /// Its digest as the manifest has it.
+    pub digest: Digest,
+    /// Its size in bytes as it is stored; 0 if unknown.
+    pub size: u64,
+    /// Its bytes.
+    pub source: Arc<dyn LayerSource>,
+}
+
+/// An image's name in the repository.
+pub enum Identity {
+    /// The digest of its manifest.
+    Known(Digest),
+    /// Its one layer's digest, set when the layer was read to its end.
+    AfterReading(Arc<OnceLock<Digest>>),
+}
+
+/// Converts and publishes `image`; gives its metadata.
+pub fn build(
+    repository: &Repository,
+    image: Image,
+    reference: &Reference,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<ImageMeta, Failure> {
+    repository.prepare()?;
+    let out = repository.temp()?;
+    let sources: Vec<Arc<dyn LayerSource>> = image.layers.iter().map(|l| l.source.clone()).collect();
+    let summary =
+        convert(&sources, out.file(), options, observer).map_err(|error| failed(error, &out, reference))?;
+    let (digest, layers) = match image.identity {
+        Identity::Known(digest) => (digest, image.layers.into_iter().map(|l| l.digest).collect()),
+        Identity::AfterReading(content) => {
+            let content =
+                content.get().cloned().ok_or_else(|| Refusal::image("the stream was not read to its end"))?;
+            (rootfs_digest(&content, &image.platform), vec![content])
+        }
+    };
+    let mut meta = ImageMeta {
+        version: META_VERSION,
+        reference: Some(reference.clone()),
+        digest,
+        platform: image.platform,
+        created: image.config.created,
+        size: 0,
+        unpacked_size: summary.file_bytes,
+        config: image.config.config.into(),
+        layers,
+    };
+    repository.publish(out, &mut meta)?;
+    Ok(meta)
+}
+
+/// A failed conversion in the words of a command.
+fn failed(error: Error, out: &TempFile, reference: &Reference) -> Failure {
+    let name = reference.familiar();
+    match error {
+        Error::Cancelled => Failure::Cancelled,
+        Error::Write(error) => Failure::io("write", out.path(), &error),
+        Error::Options(what) => Refusal::user(what).into(),
+        Error::Source { layer, source } => match RegistryError::from_io(&source) {
+            Some(error) => error.clone().into(),
+            None => {
+                let damaged = source.kind() == std::io::ErrorKind::InvalidData;
+                let what = format!(
+                    "layer {} of {name} {}: {}",
+                    printable(&layer),
+                    if damaged { "is damaged" } else { "cannot be read" },
+                    reason(&source)
+                );
+                match damaged {
+                    true => Refusal::image(what).hint("make or copy the archive again").into(),
+                    false => Failure::System { what, hint: None },
+                }
+            }
+        },
+        other => {
+            let text = other.to_string();
+            let (what, hint) = match text.split_once("\nhint: ") {
+                Some((what, hint)) => (what, hint),
+                None => {
+                    (text.as_str(), "the image is broken or hostile; build it again, or ask whoever made it")
+                }
+            };
+            Refusal::image(format!("cannot convert {name}: {}", printable(what))).hint(printable(hint)).into()
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `grus import`: an image from local bytes.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use grus_core::image::{ImageMeta, META_VERSION};
+use grus_core::reference::Reference;
+use grus_core::refusal::Refusal;
+use sha2::{Digest as _, Sha256};
+
+use super::shared::{reference, Making, Status, Target};
+use crate::archive::{open, rootfs_digest, Source, Wanted};
+use crate::build::{build, Identity, Image};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::progress::{watched, Progress};
+use crate::repository::Repository;
+use crate::verify::digest_of_hash;
+
+const EXAMPLES: &str = "\
+Examples:
+  grus import app.tar app:1.0               a file of 'docker save' or 'podman save'
+  docker save app:1.0 | grus import - app:1.0
+  grus import ./layout app:1.0              an OCI layout, as buildah and skopeo write it
+  grus import rootfs.tar.zst debian:mine    a root file system, as a tar or a directory
+  grus import --platform linux/arm64 app.tar app:1.0";
+
+/// Arguments of `grus import`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// An OCI layout, a docker-archive, a root file system (each a directory or a tar, also gzip or zstd), or a
+    /// SquashFS file; '-' reads a pipe
+    #[arg(value_name = "FILE|DIR|-")]
+    from: PathBuf,
+    /// What to call the image
+    #[arg(value_name = "NAME[:TAG]", value_parser = reference())]
+    name: Reference,
+    /// The name of the image in an archive that holds several
+    #[arg(long, value_name = "NAME")]
+    select: Option<String>,
+    #[command(flatten)]
+    making: Making,
+}
+
+impl Args {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.name.digest.is_some() {
+            return Err(Refusal::user(format!("cannot import as {}", self.name.familiar()))
+                .hint("the digest comes from the image; give NAME[:TAG] only")
+                .into());
+        }
+        let repository = context.repository()?;
+        let platform = self.making.platform();
+        let target = Target {
+            repository: &repository,
+            reference: &self.name,
+            platform: platform.clone(),
+            resolved: None,
+            start: Instant::now(),
+        };
+        let wanted = Wanted { reference: self.name.clone(), select: self.select.clone(), platform };
+        let opened = open(&self.from, &wanted, &repository)?;
+        let made = match opened.source {
+            Source::Image(image) => self.convert(*image, &target)?,
+            Source::Squashfs(reader) => {
+                let meta = copy(&repository, reader, &wanted)?;
+                target.tag(meta, Status::Made("imported"))?
+            }
+        };
+        self.making.report(&made)
+    }
+
+    fn convert(&self, image: Image, target: &Target) -> Result<super::shared::Made, Failure> {
+        let known = match &image.identity {
+            Identity::Known(digest) => Some(digest.clone()),
+            Identity::AfterReading(_) => None,
+        };
+        let make = || {
+            let sizes = image.layers.iter().map(|l| (l.source.name(), l.size));
+            let progress = Arc::new(Progress::new(self.making.style(), &self.name.familiar(), sizes));
+            let layers = watched(image.layers, &progress);
+            let image = Image { layers, ..image };
+            let built =
+                build(target.repository, image, &self.name, &self.making.options(), progress.as_ref());
+            progress.clear();
+            built
+        };
+        match known {
+            Some(digest) => target.obtain(&digest, "imported", make),
+            None => target.tag(make()?, Status::Made("imported")),
+        }
+    }
+}
+
+/// Takes a finished SquashFS file as it is, once an independent reader has read its tables.
+fn copy(
+    repository: &Repository,
+    mut reader: Box<dyn Read + Send>,
+    wanted: &Wanted,
+) -> Result<ImageMeta, Failure> {
+    repository.prepare()?;
+    let out = repository.temp()?;
+    let mut to = Hashing { file: out.file(), hash: Sha256::new() };
+    io::copy(&mut reader, &mut to).map_err(|e| Failure::io("write", out.path(), &e))?;
+    let content = digest_of_hash(to.hash);
+    let unpacked = crate::tree::Tree::open(out.path(), &wanted.reference.familiar())?.file_bytes();
+    let mut meta = ImageMeta {
+        version: META_VERSION,
+        reference: Some(wanted.reference.clone()),
+        digest: rootfs_digest(&content, &wanted.platform),
+        platform: wanted.platform.clone(),
+        created: None,
+        size: 0,
+        unpacked_size: unpacked,
+        config: Default::default(),
+        layers: vec![content],
+    };
+    repository.publish(out, &mut meta)?;
+    Ok(meta)
+}
+
+struct Hashing<'a> {
+    file: &'a std::fs::File,
+    hash: Sha256,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buffer)?;
+        self.hash.update(&buffer[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

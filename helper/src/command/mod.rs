@@ -1,0 +1,52 @@
+//! The commands, one file each: arguments in, text out.
+
+mod completion;
+mod images;
+mod import;
+mod launch_options;
+mod name;
+mod plan;
+mod pull;
+mod rmi;
+mod shared;
+mod version;
+
+use clap::Subcommand;
+
+use crate::context::{Common, Context};
+use crate::failure::Failure;
+
+/// What `grus` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch an image from a registry
+    Pull(pull::Args),
+    /// Make an image from a file, a directory or a pipe
+    Import(import::Args),
+    /// List the images of a repository
+    Images(images::Args),
+    /// Remove images
+    Rmi(rmi::Args),
+    /// Show what a container would be, without starting it
+    Plan(plan::Args),
+    /// Print the completion script of a shell
+    Completion(completion::Args),
+    /// Print the version
+    Version(version::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self, common: Common) -> Result<(), Failure> {
+        let context = || Context::new(common);
+        match self {
+            Command::Pull(args) => args.run(&context()?),
+            Command::Import(args) => args.run(&context()?),
+            Command::Images(args) => args.run(&context()?),
+            Command::Rmi(args) => args.run(&context()?),
+            Command::Plan(args) => args.run(&context()?),
+            Command::Completion(args) => args.run(),
+            Command::Version(args) => args.run(),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Finding what a user means by a name or a digest, among the images of a repository.
+
+use grus_core::digest::Digest;
+use grus_core::reference::Reference;
+use grus_core::refusal::{nearest, printable, Refusal};
+
+use crate::failure::Failure;
+use crate::repository::{Listing, Row};
+
+/// Shortest digest prefix that is taken for one; shorter ones are names.
+const SHORTEST: usize = 4;
+
+/// What a name stands for.
+#[derive(Debug)]
+pub enum Meant<'a> {
+    /// A tag, for one platform or several.
+    Tag(Vec<&'a Row>),
+    /// An image, by digest, under all its tags.
+    Image(Digest, Vec<&'a Row>),
+}
+
+/// Resolves `text` as Docker does: a tag first, then a digest or the unambiguous beginning of one.
+pub fn meant<'a>(text: &str, listing: &'a Listing, place: &str) -> Result<Meant<'a>, Failure> {
+    let reference = Reference::parse(text).ok();
+    if let Some(digest) = reference.as_ref().and_then(|r| r.digest.clone()) {
+        if let Some(image) = by_digest(digest.hex(), listing)? {
+            return Ok(image);
+        }
+    } else if let Some(reference) = &reference {
+        let rows: Vec<&Row> =
+            listing.rows.iter().filter(|row| row.reference.as_ref() == Some(reference)).collect();
+        if !rows.is_empty() {
+            return Ok(Meant::Tag(rows));
+        }
+    }
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    if hex.len() >= SHORTEST && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if let Some(image) = by_digest(hex, listing)? {
+            return Ok(image);
+        }
+    }
+    // A malformed name is told as such; a well-formed one is only not there.
+    let shown = match &reference {
+        Some(reference) => reference.familiar(),
+        None if text.starts_with("sha256:") => printable(text),
+        None => return Err(Reference::parse(text).err().map_or(Failure::Cancelled, Failure::from)),
+    };
+    let names: Vec<String> =
+        listing.rows.iter().filter_map(|r| r.reference.as_ref()).map(Reference::familiar).collect();
+    let hint = match nearest(&shown, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near}? 'grus images' lists what there is"),
+        None => "'grus images' lists what there is".to_owned(),
+    };
+    Err(Refusal::user(format!("no image {shown} in the repository {}", printable(place))).hint(hint).into())
+}
+
+fn by_digest<'a>(hex: &str, listing: &'a Listing) -> Result<Option<Meant<'a>>, Failure> {
+    let rows: Vec<&Row> = listing.rows.iter().filter(|row| row.digest.hex().starts_with(hex)).collect();
+    let Some(first) = rows.first() else {
+        // An image that is damaged has no row, yet it can be named in full.
+        return Ok(Digest::parse(&format!("sha256:{hex}"))
+            .ok()
+            .filter(|d| listing.broken.contains(d))
+            .map(|d| Meant::Image(d, vec![])));
+    };
+    let digest = first.digest.clone();
+    if rows.iter().any(|row| row.digest != digest) {
+        return Err(Refusal::user(format!("several images begin with {}", printable(hex)))
+            .hint("write more digits; 'grus images --digests' shows them all")
+            .into());
+    }
+    Ok(Some(Meant::Image(digest, rows)))
+}

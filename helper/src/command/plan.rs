@@ -1,0 +1,164 @@
+//! `grus plan`: the launch plan of a container, decided as on a node but with the caller's own eyes and without
+//! privilege.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use grus_core::image::{ImageConfig, ImageMeta, MAX_META};
+use grus_core::path::AbsPath;
+use grus_core::plan::{decide, Host, How, Job, Kind, Launch, Opener, Unavailable};
+use grus_core::platform::Platform;
+use grus_core::reference::Reference;
+use grus_core::refusal::Refusal;
+use grus_core::repository::Layout;
+use grus_core::request::Image;
+use grus_core::site::UserImages;
+
+use super::launch_options::{image_option, LaunchOptions};
+use crate::context::{working_directory, Context};
+use crate::failure::{reason, Failure};
+use crate::output;
+use crate::tree::Tree;
+
+const EXAMPLES: &str = "\
+Examples:
+  grus plan ubuntu:24.04
+  grus plan ubuntu:24.04 --mount=/scratch/data:/data:ro --writable-volatile=/var/tmp
+  grus plan --container-image=./app.squashfs --no-container-mount-home
+
+The plan is that of a job submitted from here. What only the job knows, such as the
+directories of Slurm and PMIx, is not in it. Nothing is mounted and no privilege is needed.";
+
+/// Arguments of `grus plan`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The image, as for srun's --container-image
+    #[arg(value_name = "IMAGE")]
+    image: Option<String>,
+    #[command(flatten)]
+    options: LaunchOptions,
+}
+
+/// An image found.
+struct Found {
+    path: AbsPath,
+    config: ImageConfig,
+    system: bool,
+}
+
+impl Args {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let cwd = working_directory()?;
+        let request = self.options.request(self.image.as_deref(), &cwd)?;
+        let Some(image) = &request.image else {
+            return Err(Refusal::user("no image is named")
+                .hint(format!("write 'grus plan IMAGE' or add --{}", image_option()))
+                .into());
+        };
+        let found = match image {
+            Image::None => {
+                return Err(Refusal::user(
+                    "with the image 'none' the tasks run on the host; there is no plan",
+                )
+                .hint("name an image")
+                .into())
+            }
+            Image::Reference(reference) => in_repository(context, reference)?,
+            Image::File(path) => file(path)?,
+        };
+        let how = how(context, &found)?;
+        let tree = Tree::open(found.path.as_path(), found.path.as_str())?;
+        let job = Job {
+            user: context.user()?,
+            workdir: cwd,
+            environment: context.environment.clone(),
+            slurm_paths: vec![],
+        };
+        let launch = Launch {
+            request: &request,
+            image: &found.path,
+            how,
+            config: &found.config,
+            site: &context.site,
+            job: &job,
+        };
+        let plan = decide(&launch, &tree, &OwnView)?;
+        output::print(&plan.to_string())
+    }
+}
+
+fn in_repository(context: &Context, reference: &Reference) -> Result<Found, Failure> {
+    let here = Platform::here();
+    for repository in context.lookup()? {
+        let digest = match &reference.digest {
+            Some(digest) => Some(digest.clone()),
+            None => repository.tag(reference, &here).map(|tag| tag.digest),
+        };
+        let Some(meta) = digest.and_then(|digest| repository.has(&digest)) else { continue };
+        meta.check_platform(&here, &reference.familiar())?;
+        let path = repository.layout().image(&meta.digest);
+        let system = context.system_repository()?.is_some_and(|s| s.root() == repository.root());
+        return Ok(Found { path: absolute(&path)?, config: meta.config, system });
+    }
+    let place = context.repository()?.root().display().to_string();
+    Err(Refusal::user(format!("image {} is not in the repository {place}", reference.familiar()))
+        .hint(format!("run 'grus pull {}'", reference.familiar()))
+        .into())
+}
+
+fn file(path: &AbsPath) -> Result<Found, Failure> {
+    fs::metadata(path.as_path()).map_err(|e| {
+        Refusal::user(format!("cannot read the image {path}: {}", reason(&e)))
+            .hint("check the path; a name without '/' or './' before it is looked up in the repository")
+    })?;
+    let beside = Layout::meta_beside(path.as_path());
+    let config = match fs::metadata(&beside) {
+        Ok(meta) if meta.len() <= MAX_META as u64 => {
+            let text = fs::read(&beside).map_err(|e| Failure::io("read", &beside, &e))?;
+            // Any file may bear that name; what is no metadata is no configuration either.
+            ImageMeta::parse(&text, &beside.display().to_string()).map(|meta| meta.config).unwrap_or_default()
+        }
+        _ => ImageConfig::default(),
+    };
+    Ok(Found { path: path.clone(), config, system: false })
+}
+
+/// How a node would mount it (D6): by the kernel only what root alone can write, unless the site trusts its users.
+fn how(context: &Context, found: &Found) -> Result<How, Failure> {
+    let roots = found.system
+        && fs::metadata(found.path.as_path()).is_ok_and(|m| m.uid() == 0 && m.mode() & 0o022 == 0);
+    match (roots, context.site.security.user_images) {
+        (true, _) | (_, UserImages::Kernel) => Ok(How::Kernel),
+        (false, UserImages::Fuse) => Ok(How::Fuse),
+        (false, UserImages::Refuse) => Err(Refusal::site(format!(
+            "this site runs only images of its system repository, not {}",
+            found.path
+        ))
+        .hint("'grus images --system' lists them; ask the administrator to add yours")
+        .into()),
+    }
+}
+
+fn absolute(path: &Path) -> Result<AbsPath, Failure> {
+    let path: PathBuf = std::path::absolute(path).map_err(|e| Failure::io("use", path, &e))?;
+    Ok(AbsPath::parse(&path.to_string_lossy())?)
+}
+
+/// The host as the caller sees it.
+struct OwnView;
+
+impl Host for OwnView {
+    fn source(&self, path: &AbsPath, _opener: Opener) -> Result<Kind, Unavailable> {
+        let meta = fs::metadata(path.as_path()).map_err(|e| Unavailable(reason(&e)))?;
+        let kind = meta.file_type();
+        Ok(match () {
+            () if kind.is_dir() => Kind::Directory,
+            () if kind.is_file() => Kind::File,
+            () if std::os::unix::fs::FileTypeExt::is_char_device(&kind) => Kind::Device,
+            () if std::os::unix::fs::FileTypeExt::is_block_device(&kind) => Kind::Device,
+            () => Kind::Other,
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! Owns what every command needs first: who calls, what the site chose, which repository is meant.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use grus_core::identity::{Group, User};
+use grus_core::path::AbsPath;
+use grus_core::refusal::{printable, Refusal};
+use grus_core::site::{expand, Site, Who};
+
+use crate::failure::{reason, Failure};
+use crate::repository::Repository;
+
+/// The site's file, unless `--config` names another.
+pub const SITE_FILE: &str = "/etc/grus/grus.toml";
+
+/// Largest site file that is read, in bytes.
+const MAX_SITE: u64 = 1 << 20;
+
+/// Options that come before or after every command.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Read this site file instead of /etc/grus/grus.toml
+    #[arg(long, global = true, value_name = "FILE", env = "GRUS_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
+    /// Use the image repository in DIR instead of the site's choice [env: GRUS_REPOSITORY]
+    #[arg(long, global = true, value_name = "DIR", env = "GRUS_REPOSITORY", hide_env = true)]
+    pub repository: Option<PathBuf>,
+    /// Act on the system repository, which all users share (changes need root)
+    #[arg(long, global = true, conflicts_with = "repository")]
+    pub system: bool,
+}
+
+/// The caller's surroundings.
+#[derive(Debug)]
+pub struct Context {
+    /// The site's choices.
+    pub site: Site,
+    /// The caller's environment; names and values that are not UTF-8 are left out.
+    pub environment: BTreeMap<String, String>,
+    common: Common,
+}
+
+impl Context {
+    /// Reads the site file.
+    pub fn new(common: Common) -> Result<Self, Failure> {
+        let site = load_site(common.config.as_deref())?;
+        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Ok(Self { site, environment: std::env::vars_os().filter_map(utf8).collect(), common })
+    }
+
+    /// The repository that commands act on: `--repository`, the system's with `--system`, else the user's.
+    pub fn repository(&self) -> Result<Repository, Failure> {
+        if let Some(dir) = &self.common.repository {
+            let dir = std::path::absolute(dir).map_err(|e| Failure::io("use", dir, &e))?;
+            return Ok(Repository::new(dir, false));
+        }
+        if self.common.system {
+            return self.system_repository()?.ok_or_else(|| {
+                Refusal::site("this site has no system repository")
+                    .hint("set repository.system in /etc/grus/grus.toml, see grus.toml(5)")
+                    .into()
+            });
+        }
+        let user = self.user()?;
+        let who = Who { user: &user.name, home: &user.home, uid: user.uid, environment: &self.environment };
+        Ok(Repository::new(expand(&self.site.repository.user, &who)?.as_path(), false))
+    }
+
+    /// Repositories an image is looked for in, in order: the one chosen, then the system's.
+    pub fn lookup(&self) -> Result<Vec<Repository>, Failure> {
+        let mut all = vec![self.repository()?];
+        if self.common.repository.is_none() && !self.common.system {
+            all.extend(self.system_repository()?);
+        }
+        Ok(all)
+    }
+
+    /// The system's repository; None if the site has none.
+    pub fn system_repository(&self) -> Result<Option<Repository>, Failure> {
+        match self.site.repository.system.as_str() {
+            "" => Ok(None),
+            dir => Ok(Some(Repository::new(AbsPath::parse(dir)?.as_path(), true))),
+        }
+    }
+
+    /// The calling user, as the name service knows them.
+    pub fn user(&self) -> Result<User, Failure> {
+        let uid = nix::unistd::Uid::effective();
+        let unknown = |why: String| {
+            Refusal::site(format!("the name service does not know user id {uid}{why}"))
+                .hint("check with 'id'; the administrator must add the user, or name the repository with --repository")
+        };
+        let user = nix::unistd::User::from_uid(uid)
+            .map_err(|e| unknown(format!(": {}", reason(&e.into()))))?
+            .ok_or_else(|| unknown(String::new()))?;
+        let gids = std::ffi::CString::new(user.name.as_str())
+            .ok()
+            .and_then(|name| nix::unistd::getgrouplist(&name, user.gid).ok())
+            .unwrap_or_else(|| vec![user.gid]);
+        let name = |gid| nix::unistd::Group::from_gid(gid).ok().flatten().map(|g| g.name);
+        let groups = gids.into_iter().map(|gid| Group { gid: gid.as_raw(), name: name(gid) }).collect();
+        Ok(User {
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            gecos: user.gecos.to_string_lossy().into_owned(),
+            home: user.dir.display().to_string(),
+            shell: user.shell.display().to_string(),
+            name: user.name,
+            groups,
+        })
+    }
+}
+
+/// The directory commands are called in, as the shell shows it where that is true.
+pub fn working_directory() -> Result<AbsPath, Failure> {
+    let dir = std::env::current_dir().map_err(|e| Failure::io("use", Path::new("."), &e))?;
+    Ok(AbsPath::parse(&dir.to_string_lossy())?)
+}
+
+/// Reads the site file and `grus.d/*.toml` beside it. Without `--config`, a missing file means the defaults.
+fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
+    let path = named.unwrap_or(Path::new(SITE_FILE));
+    let mut files = vec![];
+    match read(path) {
+        Ok(text) => files.push((path.display().to_string(), text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {}
+        Err(e) => return Err(unreadable(path, &e)),
+    }
+    let parts = path.with_file_name("grus.d");
+    if let Ok(entries) = fs::read_dir(&parts) {
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+        paths.retain(|p| p.extension().is_some_and(|e| e == "toml"));
+        paths.sort();
+        for path in paths {
+            files.push((path.display().to_string(), read(&path).map_err(|e| unreadable(&path, &e))?));
+        }
+    }
+    Ok(Site::parse(&files)?)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(fs::File::open(path)?, MAX_SITE), &mut text)?;
+    Ok(text)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Refusal::site(format!(
+        "cannot read the site file {}: {}",
+        printable(&path.display().to_string()),
+        reason(error)
+    ))
+    .hint("the administrator must mend it; see grus.toml(5)")
+    .into()
+}

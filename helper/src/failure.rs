@@ -1,0 +1,132 @@
+//! Owns what ends a command early: one sentence, one way out and one exit code for each kind (DESIGN 5).
+//! Everything below returns a [`Failure`]; only [`crate::cli`] prints it. Text that others wrote has passed
+//! through [`printable`] before it gets here.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use grus_core::refusal::{printable, Cause, Refusal};
+
+use crate::registry::RegistryError;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The request, the site or the image is at fault.
+    Refusal(Refusal),
+    /// The registry or the network.
+    Registry(RegistryError),
+    /// The operating system: a disk, a permission.
+    System {
+        /// What failed, on what, and the system's reason.
+        what: String,
+        /// The way out.
+        hint: Option<String>,
+    },
+    /// The reader of our standard output went away. Nothing is printed.
+    Pipe,
+    /// The user stopped it.
+    Cancelled,
+}
+
+impl Failure {
+    /// `what` failed on `path` for the reason `error`.
+    pub fn io(what: &str, path: &Path, error: &io::Error) -> Self {
+        let at = printable(&path.display().to_string());
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull => Some(format!(
+                "free space on that file system, remove images with 'grus rmi', or use another place with \
+                 --repository; nothing was left at {}",
+                parent(path)
+            )),
+            io::ErrorKind::QuotaExceeded => Some(
+                "your quota is used up: remove images with 'grus rmi' or use another place with --repository"
+                    .into(),
+            ),
+            io::ErrorKind::PermissionDenied => {
+                Some("check the permissions of this path and of those above".into())
+            }
+            io::ErrorKind::ReadOnlyFilesystem => Some("use another place with --repository".into()),
+            _ => None,
+        };
+        Self::System { what: format!("cannot {what} {at}: {}", reason(error)), hint }
+    }
+
+    /// The exit code, as grus(1) lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refusal(refusal) => match refusal.cause {
+                Cause::User => 2,
+                Cause::Site => 78,
+                Cause::Image => 65,
+            },
+            Self::Registry(error) => error.exit_code(),
+            Self::System { .. } => 1,
+            Self::Pipe => 141,
+            Self::Cancelled => 130,
+        }
+    }
+
+    /// The way out.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Refusal(refusal) => refusal.hint.as_deref(),
+            Self::Registry(error) => error.hint.as_deref(),
+            Self::System { hint, .. } => hint.as_deref(),
+            Self::Pipe | Self::Cancelled => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refusal(refusal) => refusal.fmt(f),
+            Self::Registry(error) => error.fmt(f),
+            Self::System { what, .. } => f.write_str(what),
+            Self::Pipe => f.write_str("standard output was closed"),
+            Self::Cancelled => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        match error.exit_code() {
+            130 => Self::Cancelled,
+            _ => Self::Registry(error),
+        }
+    }
+}
+
+/// The system's reason without Rust's `(os error N)`.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    printable(text.split(" (os error ").next().unwrap_or(&text))
+}
+
+fn parent(path: &Path) -> String {
+    printable(&path.parent().unwrap_or(path).display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_names_the_way_out_and_no_number() {
+        let e = Failure::io("write", Path::new("/r/tmp/x"), &io::Error::from_raw_os_error(28));
+        assert_eq!(e.to_string(), "cannot write /r/tmp/x: No space left on device");
+        assert!(e.hint().expect("a hint").contains("grus rmi"));
+        assert_eq!(e.exit_code(), 1);
+    }
+}

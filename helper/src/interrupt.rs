@@ -1,0 +1,66 @@
+//! Owns Ctrl-C: whatever was being written is removed and the process ends, at any moment.
+//!
+//! A temporary file is known here from before it is made until it is published or removed. The list is locked
+//! while a file is published, so a signal finds each file either still temporary or wholly in place.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+static TEMPORARY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// Ends the process cleanly on SIGINT, SIGTERM and SIGHUP, unless they were ignored from the start (nohup,
+/// background jobs of scripts).
+pub fn install() -> io::Result<()> {
+    let ignored = ignored_signals();
+    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let mut signals = Signals::new(wanted)?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            end(signal);
+        }
+    })?;
+    Ok(())
+}
+
+/// Files to be removed when the process is interrupted.
+pub fn temporary() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Forgets and removes `path`.
+pub fn remove(path: &Path) {
+    let mut files = temporary();
+    // Missing already is as good as removed; any other failure is met again by the next clean-up.
+    let _ = fs::remove_file(path);
+    files.remove(path);
+}
+
+#[allow(clippy::exit)] // the main thread may sit in a system call; there is no other way to end it
+fn end(signal: i32) {
+    let files = temporary();
+    for path in files.iter() {
+        let _ = fs::remove_file(path);
+    }
+    // \r and erase-line take a progress line away; a plain stderr gets the sentence alone.
+    let mut stderr = io::stderr().lock();
+    let clear = if io::IsTerminal::is_terminal(&stderr) { "\r\x1b[J\x1b[?25h" } else { "" };
+    let _ = writeln!(stderr, "{clear}grus: interrupted; nothing was changed");
+    std::process::exit(128 + signal);
+}
+
+/// The mask of ignored signals, proc(5) SigIgn; 0 if unknown.
+fn ignored_signals() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?.trim().to_owned();
+            u64::from_str_radix(&line, 16).ok()
+        })
+        .unwrap_or(0)
+}

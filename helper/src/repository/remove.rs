@@ -1,0 +1,102 @@
+//! Removing tags and images.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use grus_core::digest::Digest;
+use grus_core::platform::Platform;
+use grus_core::reference::Reference;
+
+use super::{Lock, Repository};
+use crate::failure::Failure;
+
+/// How long a removal waits for a command that makes the same image.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// What a removal took away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Tags, each with its platform.
+    pub tags: Vec<(Reference, Platform)>,
+    /// Images and their sizes in bytes.
+    pub images: Vec<(Digest, u64)>,
+}
+
+impl Repository {
+    /// Removes a tag's file and the directories it leaves empty; its image stays.
+    pub fn drop_tag(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        removed: &mut Removed,
+    ) -> Result<(), Failure> {
+        let Some(path) = self.layout.tag(reference, platform) else { return Ok(()) };
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            done => done.map_err(|e| Failure::io("remove", &path, &e))?,
+        }
+        removed.tags.push((reference.clone(), platform.clone()));
+        let refs = self.layout.refs();
+        let mut dir = path.parent();
+        while let Some(empty) = dir.filter(|d| *d != refs && d.starts_with(&refs)) {
+            // Not empty, or someone else was faster: both end it.
+            if fs::remove_dir(empty).is_err() {
+                break;
+            }
+            dir = empty.parent();
+        }
+        Ok(())
+    }
+
+    /// Removes an image unless a tag points to it.
+    ///
+    /// It is hidden first, then tags are looked for, and it comes back if there is one: whoever sets a tag
+    /// looks for the image afterwards (`set_tag`), so a tag never stays behind without its image.
+    pub fn remove_image(&self, digest: &Digest, removed: &mut Removed) -> Result<(), Failure> {
+        if self.is_tagged(digest)? {
+            return Ok(());
+        }
+        self.prepare()?;
+        let _lock = Lock::take(&self.layout.tmp(), digest, |waited| waited < LOCK_WAIT);
+        let image = self.layout.image(digest);
+        let hidden = self.hide(&image)?;
+        if self.is_tagged(digest)? {
+            return match hidden {
+                Some(hidden) => fs::rename(&hidden, &image).map_err(|e| Failure::io("restore", &image, &e)),
+                None => Ok(()),
+            };
+        }
+        remove(&self.layout.meta(digest))?;
+        if let Some(hidden) = hidden {
+            let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);
+            remove(&hidden)?;
+            removed.images.push((digest.clone(), bytes));
+        }
+        Ok(())
+    }
+
+    fn is_tagged(&self, digest: &Digest) -> Result<bool, Failure> {
+        Ok(self.list()?.rows.iter().any(|row| row.reference.is_some() && row.digest == *digest))
+    }
+
+    /// Moves an image out of sight, into `tmp/` under a name that a sweep takes if we die. None if there is
+    /// no image.
+    fn hide(&self, image: &Path) -> Result<Option<PathBuf>, Failure> {
+        let hidden = self.temp()?.path().with_extension("removed.part");
+        match fs::rename(image, &hidden) {
+            Ok(()) => Ok(Some(hidden)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Failure::io("remove", image, &e)),
+        }
+    }
+}
+
+/// Removes a file; one that is gone already is fine.
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::io("remove", path, &e)),
+        _ => Ok(()),
+    }
+}

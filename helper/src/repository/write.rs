@@ -1,0 +1,136 @@
+//! Making directories, publishing images and setting tags.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use grus_core::image::ImageMeta;
+use grus_core::platform::Platform;
+use grus_core::reference::Reference;
+use grus_core::refusal::Refusal;
+use grus_core::repository::Tag;
+use rustix::fs::{renameat_with, RenameFlags, CWD};
+
+use super::{temp, Repository, TempFile};
+use crate::failure::Failure;
+
+/// Bytes of a SquashFS superblock.
+const SUPERBLOCK: usize = 96;
+
+impl Repository {
+    /// Makes the repository's directories and sweeps what killed writers left.
+    pub fn prepare(&self) -> Result<(), Failure> {
+        for dir in [self.layout.images(), self.layout.refs(), self.layout.tmp()] {
+            self.make_dirs(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+        }
+        temp::sweep(&self.layout.tmp());
+        Ok(())
+    }
+
+    /// A new file to be published later.
+    pub fn temp(&self) -> Result<TempFile, Failure> {
+        TempFile::create(&self.layout.tmp(), self.public)
+    }
+
+    /// Publishes a written image under its digest: metadata first, then the image, so that an image is never
+    /// seen without metadata. A sound image of that digest stays as it is: running steps may have it mounted.
+    /// `meta.size` is filled in here.
+    pub fn publish(&self, image: TempFile, meta: &mut ImageMeta) -> Result<(), Failure> {
+        image.sync()?;
+        meta.size = check_superblock(image.file(), image.path())?;
+        if let Some(there) = self.has(&meta.digest) {
+            *meta = there;
+            return Ok(());
+        }
+        self.write_text(&self.layout.meta(&meta.digest), &meta.to_json())?;
+        let to = self.layout.image(&meta.digest);
+        let replace = to.exists();
+        image
+            .publish(&to, |from, to| rename(from, to, replace))
+            .map_err(|e| Failure::io("create", &to, &e))?;
+        sync_dir(&self.layout.images());
+        Ok(())
+    }
+
+    /// Points `reference`'s tag at an image; nothing to do for a reference without a tag. False if the image
+    /// is no longer there: another command removed it in the meantime.
+    pub fn set_tag(&self, reference: &Reference, platform: &Platform, tag: &Tag) -> Result<bool, Failure> {
+        if let Some(path) = self.layout.tag(reference, platform) {
+            let dir = path.parent().unwrap_or(&path);
+            let mut tries = 0;
+            loop {
+                self.make_dirs(dir).map_err(|e| Failure::io("create", dir, &e))?;
+                match self.write_text(&path, &tag.to_json()) {
+                    // A concurrent removal took the empty directory away; make it again.
+                    Err(_) if !dir.exists() && tries < 10 => tries += 1,
+                    done => break done?,
+                }
+            }
+        }
+        // Tag first, then look: a concurrent removal hides the image first, then looks for tags. One of the
+        // two always sees the other (repository::remove).
+        Ok(self.has(&tag.digest).is_some())
+    }
+
+    fn write_text(&self, to: &Path, text: &str) -> Result<(), Failure> {
+        let file = self.temp()?;
+        file.file().write_all_at(text.as_bytes(), 0).map_err(|e| Failure::io("write", file.path(), &e))?;
+        file.sync()?;
+        file.publish(to, |from, to| rename(from, to, true)).map_err(|e| Failure::io("create", to, &e))?;
+        to.parent().map(sync_dir);
+        Ok(())
+    }
+
+    fn make_dirs(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        if let Some(above) = dir.parent() {
+            self.make_dirs(above)?;
+        }
+        match DirBuilder::new().mode(0o777).create(dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            Ok(()) if self.public => fs::set_permissions(dir, fs::Permissions::from_mode(0o755)),
+            done => done,
+        }
+    }
+}
+
+/// Renames; without `replace`, false if something has the name already. NFS and some others cannot promise
+/// the latter (EINVAL): there the last one wins, with the same content.
+fn rename(from: &Path, to: &Path, replace: bool) -> io::Result<bool> {
+    if !replace {
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::EXIST) => return Ok(false),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fs::rename(from, to).map(|()| true)
+}
+
+/// Best effort: a directory that cannot be synced (some network file systems) is as durable as it gets.
+fn sync_dir(dir: &Path) {
+    let _ = File::open(dir).and_then(|d| d.sync_all());
+}
+
+/// The file's size, once it is sure to be a whole SquashFS 4.0 file: what the disk has, not what was written.
+fn check_superblock(file: &File, path: &Path) -> Result<u64, Failure> {
+    let size = file.metadata().map_err(|e| Failure::io("read", path, &e))?.size();
+    let mut head = [0; SUPERBLOCK];
+    file.read_exact_at(&mut head, 0)
+        .map_err(|_| Refusal::image("the result is shorter than a SquashFS superblock"))?;
+    super::read::bytes_used(&head)
+        .filter(|used| *used <= size)
+        .map(|_| size)
+        .ok_or_else(|| Refusal::image("the result is no whole SquashFS file").into())
+}
+
+/// Reads a small file whole, at most `limit` bytes of it plus one, so that the caller sees it is too long.
+pub(super) fn read_limited(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
