@@ -99,6 +99,7 @@ fn inputs() -> Result<Inputs, Box<dyn Error>> {
 /// Prints medians in microseconds: each phase, the whole call, and a task's join.
 fn measure(inputs: &Inputs, repeat: usize) -> Result<(), Box<dyn Error>> {
     let mut phases: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+    let mut last = None;
     for _ in 0..repeat {
         let builder = Builder::start()?;
         let work = inputs.clone();
@@ -108,15 +109,13 @@ fn measure(inputs: &Inputs, repeat: usize) -> Result<(), Box<dyn Error>> {
         for (phase, took) in &container.timings.0 {
             phases.entry(format!("{phase:?}")).or_default().push(*took);
         }
-        // On a thread of its own, as the join is for good.
-        let joined = std::thread::spawn(move || {
-            let start = Instant::now();
-            let joined = container.join();
-            (joined, start.elapsed(), container)
-        });
-        if let Ok((Ok(()), took, _)) = joined.join() {
-            phases.entry(format!("{:?}", Phase::Join)).or_default().push(took);
-        }
+        last = Some(container);
+    }
+    // For good, so at the end; joining once more costs the same. The builders' threads have ended, as a join needs.
+    for _ in 0..repeat {
+        let start = Instant::now();
+        last.as_ref().ok_or("nothing built")?.join().map_err(explained)?;
+        phases.entry(format!("{:?}", Phase::Join)).or_default().push(start.elapsed());
     }
     for (phase, mut took) in phases {
         took.sort();

@@ -34,14 +34,15 @@ pub(crate) struct Owner<'a> {
     pub gids: &'a [u32],
 }
 
-/// Mounts an open image, attached nowhere, and waits for the first answer. `started` hears of the server's process
+/// Mounts an open image, attached nowhere, and waits for the first answer. Returns the mount and a pidfd of the
+/// server. `started` hears of the server's process
 /// id before that wait, so that a server that never answers can be ended.
 pub(crate) fn mount(
     image: &OwnedFd,
     program: &AbsPath,
     owner: &Owner<'_>,
     started: impl FnOnce(Pid),
-) -> Result<OwnedFd, Failure> {
+) -> Result<(OwnedFd, OwnedFd), Failure> {
     let program = checked(program)?;
     let device = open_own("/dev/fuse", OFlags::RDWR).during(Phase::Mount)?;
     // allow_other, since root builds the overlay over it and the FUSE default lets only its owner look (fuse(8));
@@ -75,8 +76,12 @@ pub(crate) fn mount(
     started(pid);
     // Only the server's own descriptor may be left: then its end, however it comes, ends every wait for it.
     drop((device, stderr));
+    // The process cannot have been forgotten yet: until the mount answers, nothing but its own end ends it, and
+    // then the answer below is an error.
+    let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .map_err(|e| Broken::new("pidfd_open(squashfuse_ll)", e));
     match rustix::fs::fstat(&mount) {
-        Ok(_) => Ok(mount),
+        Ok(_) => Ok((mount, watch.during(Phase::Mount)?)),
         Err(errno) => Err(no_answer(messages, errno)),
     }
 }

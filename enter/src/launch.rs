@@ -40,7 +40,7 @@ pub(crate) fn container(
     progress(Phase::Mount, None);
     clock.enter(Phase::Mount);
     let server = std::cell::Cell::new(None);
-    let mount = mount(inputs, &image, how, |pid| {
+    let (mount, watch) = mount(inputs, &image, how, |pid| {
         server.set(Some(pid));
         progress(Phase::Mount, Some(pid));
     })?;
@@ -65,7 +65,7 @@ pub(crate) fn container(
         deadline: deadline.clone(),
     };
     let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
-    Ok(Container { namespace, plan, meta, timings: clock.stop() })
+    Ok(Container { namespace, plan, meta, timings: clock.stop(), server: watch })
 }
 
 /// Opens the image and its metadata as the user.
@@ -85,12 +85,22 @@ fn open(inputs: &Inputs, credentials: &Credentials) -> Result<(Image, Option<Ima
     Ok((image, meta))
 }
 
-fn mount(inputs: &Inputs, image: &Image, how: How, started: impl FnOnce(Pid)) -> Result<OwnedFd, Failure> {
+/// The image's mount, attached nowhere, and a pidfd of its server where it has one.
+fn mount(
+    inputs: &Inputs,
+    image: &Image,
+    how: How,
+    started: impl FnOnce(Pid),
+) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
     match how {
-        How::Kernel => loopdev::mount(&image.file, inputs.image.as_path()).during(Phase::Mount),
+        How::Kernel => {
+            let mount = loopdev::mount(&image.file, inputs.image.as_path()).during(Phase::Mount)?;
+            Ok((mount, None))
+        }
         How::Fuse => {
             let owner = fuse::Owner { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids };
-            fuse::mount(&image.file, &inputs.site.security.squashfuse, &owner, started)
+            let program = &inputs.site.security.squashfuse;
+            fuse::mount(&image.file, program, &owner, started).map(|(mount, watch)| (mount, Some(watch)))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The image's tree, as decisions ask for it: read through the mount's descriptor, never leaving it.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -12,15 +14,23 @@ use rustix::io::Errno;
 use crate::call::{open_in, stat, Broken};
 use crate::read::{contents, Small};
 
-/// A mounted image.
+/// A mounted image. What was looked at once is remembered: one decision asks for the same directories often.
 #[derive(Debug)]
-pub(crate) struct Tree<'a>(pub &'a OwnedFd);
+pub(crate) struct Tree<'a> {
+    root: &'a OwnedFd,
+    seen: RefCell<BTreeMap<AbsPath, Option<Entry>>>,
+}
 
-impl Rootfs for Tree<'_> {
-    fn entry(&self, path: &AbsPath) -> Result<Option<Entry>, Refusal> {
+impl<'a> Tree<'a> {
+    /// The image mounted at `root`.
+    pub fn new(root: &'a OwnedFd) -> Self {
+        Self { root, seen: RefCell::default() }
+    }
+
+    fn look(&self, path: &AbsPath) -> Result<Option<Entry>, Refusal> {
         let name = path.as_path();
         let opened =
-            open_in(self.0.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS);
+            open_in(self.root.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS);
         let Some(fd) = present(opened, path)? else { return Ok(None) };
         let status = stat(&fd, name).map_err(|b| unreadable(path, &b))?;
         let kind = kind(&status);
@@ -36,11 +46,22 @@ impl Rootfs for Tree<'_> {
         let mode = status.st_mode & 0o7777;
         Ok(Some(Entry { kind, mode, uid: status.st_uid, gid: status.st_gid, target }))
     }
+}
+
+impl Rootfs for Tree<'_> {
+    fn entry(&self, path: &AbsPath) -> Result<Option<Entry>, Refusal> {
+        if let Some(known) = self.seen.borrow().get(path) {
+            return Ok(known.clone());
+        }
+        let entry = self.look(path)?;
+        self.seen.borrow_mut().insert(path.clone(), entry.clone());
+        Ok(entry)
+    }
 
     fn read(&self, path: &AbsPath, limit: usize) -> Result<Option<Vec<u8>>, Refusal> {
         let name = path.as_path();
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-        let opened = open_in(self.0.as_fd(), name, flags, ResolveFlags::NO_SYMLINKS);
+        let opened = open_in(self.root.as_fd(), name, flags, ResolveFlags::NO_SYMLINKS);
         // A device node of an image cannot be opened (nodev, EACCES); a socket neither (ENXIO).
         let opened = match opened {
             Err(b) if matches!(b.errno, Errno::ACCESS | Errno::NXIO | Errno::LOOP) => return Ok(None),
