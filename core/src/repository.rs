@@ -4,10 +4,11 @@
 //! images/sha256/<hex>.squashfs                          an image, immutable
 //! images/sha256/<hex>.json                              its metadata
 //! refs/<registry>/<repository>/:<tag>/<platform>.json   a tag, replaced by rename
+//! refs/<registry>/<repository>/@<hex>/<platform>.json   a pinned reference, whose digest may be an index's
 //! tmp/                                                  what is being written
 //! ```
 //! A lookup by tag is three opens whatever the number of images. A `:` cannot occur in a repository's
-//! path component, so tags and nested repositories never clash.
+//! path component, nor can a `@`, so tags, digests and nested repositories never clash.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -67,13 +68,18 @@ impl Layout {
         self.root.join("refs")
     }
 
-    /// Directory of one tag, holding a file per platform. None for a reference without a tag.
+    /// Directory of one tag or pinned digest, holding a file per platform. Of a reference with both, the digest
+    /// decides. None for a reference with neither.
     pub fn tag_dir(&self, reference: &Reference) -> Option<PathBuf> {
-        let tag = reference.tag.as_ref()?;
-        Some(self.refs().join(&reference.registry).join(&reference.repository).join(format!(":{tag}")))
+        let name = match (&reference.digest, &reference.tag) {
+            (Some(digest), _) => format!("@{}", digest.hex()),
+            (None, Some(tag)) => format!(":{tag}"),
+            (None, None) => return None,
+        };
+        Some(self.refs().join(&reference.registry).join(&reference.repository).join(name))
     }
 
-    /// The file of one tag and platform. None for a reference without a tag.
+    /// The file of one tag or pinned digest, and platform.
     pub fn tag(&self, reference: &Reference, platform: &Platform) -> Option<PathBuf> {
         Some(self.tag_dir(reference)?.join(format!("{}.json", platform.file_name())))
     }
@@ -119,7 +125,10 @@ mod tests {
         let path = |r: &str| at.tag(&Reference::parse(r).expect(r), &here);
         assert_eq!(path("x.y/a:b"), Some("/r/refs/x.y/a/:b/linux-amd64.json".into()));
         assert_eq!(path("x.y/a/b:c"), Some("/r/refs/x.y/a/b/:c/linux-amd64.json".into()));
-        assert_eq!(path(&format!("a@sha256:{}", "00".repeat(32))), None);
+        let hex = "00".repeat(32);
+        let pinned = format!("/r/refs/x.y/a/@{hex}/linux-amd64.json");
+        assert_eq!(path(&format!("x.y/a@sha256:{hex}")), Some(pinned.clone().into()));
+        assert_eq!(path(&format!("x.y/a:b@sha256:{hex}")), Some(pinned.into()));
     }
 
     #[test]
