@@ -123,10 +123,8 @@ unsafe impl Plugin for Grus {
 /// Runs a hook. Always Ok, so that Slurm always sees 0: a failure is remembered and ends the tasks, or has
 /// ended srun already. A panic is a failure like any other.
 fn guarded(grus: &mut Grus, hook: Hook, spank: &mut SpankHandle) -> Outcome {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| grus.run(hook, spank))) {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        grus.panicked(hook, &text.unwrap_or_else(|| "no reason given".into()), spank);
+    if catch_unwind(AssertUnwindSafe(|| grus.run(hook, spank))).is_err() {
+        grus.panicked(hook, spank);
     }
     Ok(())
 }

@@ -13,6 +13,8 @@
 //! program, on a node it is remembered until it can end the tasks. A failing hook would drain nodes, or be
 //! ignored where plugstack.conf says `optional`.
 
+use std::sync::{Mutex, MutexGuard};
+
 use slurm_spank::{Context, SpankHandle};
 
 use crate::step::Step;
@@ -65,6 +67,10 @@ impl Grus {
 
     /// `init` comes once per component of a heterogeneous job; what the first one left is kept.
     fn begin(&mut self, spank: &SpankHandle) {
+        std::panic::set_hook(Box::new(|panic| {
+            let text = panic.to_string();
+            *last_panic() = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        }));
         *self = match (std::mem::take(self), spank.context()) {
             (Grus::Idle, Ok(Context::Local | Context::Allocator)) => Grus::Submit(Submit::default()),
             (Grus::Idle, Ok(Context::Remote)) => Grus::Step(Step::default()),
@@ -72,19 +78,23 @@ impl Grus {
         };
     }
 
-    /// A panic is a bug of ours and a failure of the job: remembered on a node, the end at submission.
-    pub fn panicked(&mut self, hook: Hook, text: &str, spank: &SpankHandle) {
-        let refusal = Refusal::site(format!("internal error in {hook:?}: {text}"))
+    /// A panic is a bug of ours and a failure of the job: the end at submission, remembered on a node.
+    pub fn panicked(&mut self, hook: Hook, spank: &SpankHandle) {
+        let refusal = Refusal::site(format!("internal error in {hook:?}: {}", last_panic()))
             .hint("this is a bug of Grus; tell the administrator");
-        match spank.context() {
-            Ok(Context::Local | Context::Allocator) => refuse(&refusal),
-            Ok(Context::Remote) => *self = Grus::Step(Step::failed(refusal)),
+        match (self, spank.context()) {
+            (_, Ok(Context::Local | Context::Allocator)) => refuse(&refusal),
+            (Grus::Step(step), _) => step.panicked(hook, refusal, spank),
             _ => {}
         }
-        if hook == Hook::TaskInit {
-            crate::abi::exit_now(1);
-        }
     }
+}
+
+/// What the last panic said, in one line. Kept here instead of being printed over the user's screen, and only for
+/// the Rust code in this file: each plugin has a panic hook of its own.
+fn last_panic() -> MutexGuard<'static, String> {
+    static TEXT: Mutex<String> = Mutex::new(String::new());
+    TEXT.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn role(spank: &SpankHandle) -> Role {

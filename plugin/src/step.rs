@@ -17,6 +17,7 @@ use grus_core::Refusal;
 use grus_enter::{account, Builder, Container, Failure, Inputs, TIME_LIMIT};
 use slurm_spank::{SpankError, SpankHandle};
 
+use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::Place;
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
@@ -25,8 +26,10 @@ use crate::{abi, say, settings};
 /// A step's state on this node.
 #[derive(Debug, Default)]
 pub enum Step {
-    /// No container is asked for: Grus does nothing.
+    /// Slurm has not called init_post_opt yet.
     #[default]
+    Unread,
+    /// No container is asked for: Grus does nothing.
     Host,
     /// One is asked for; user_init will build it.
     Wanted(Box<Wanted>),
@@ -68,9 +71,24 @@ pub struct Failed {
 }
 
 impl Step {
-    /// A step none of whose tasks may run.
-    pub fn failed(refusal: Refusal) -> Self {
+    fn failed(refusal: Refusal) -> Self {
         Step::Failed(Failed { refusal, told: false })
+    }
+
+    /// After a panic in a hook: unless it was known that no container is wanted, no task may run.
+    pub fn panicked(&mut self, hook: Hook, refusal: Refusal, spank: &SpankHandle) {
+        if matches!(self, Step::Host) {
+            return;
+        }
+        *self = match hook {
+            Hook::UserInit | Hook::TaskExit => tell(Failed { refusal, told: false }, spank),
+            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit => {
+                Step::failed(refusal)
+            }
+        };
+        if hook == Hook::TaskInit {
+            self.enter_or_end();
+        }
     }
 
     /// init_post_opt, as root. Whether a container is asked for; if so, its builder thread is started here,
@@ -119,8 +137,8 @@ impl Step {
                 say::failure(None, &failed.refusal.what, failed.refusal.hint.as_deref());
                 abi::exit_now(1);
             }
-            Step::Wanted(_) => {
-                say::failure(None, "Slurm did not call user_init, so there is no container", None);
+            Step::Unread | Step::Wanted(_) => {
+                say::failure(None, "Slurm left out a hook, so there is no container", None);
                 abi::exit_now(1);
             }
         }
