@@ -2,6 +2,7 @@
 //! log, which leads to srun's standard error or the batch output.
 
 use grus_core::refusal::printable;
+#[cfg(not(test))]
 use slurm_spank::{slurm_spank_log, spank_log, LogLevel};
 
 /// A failure. `node` is given on a node, where several may speak at once.
@@ -23,5 +24,21 @@ fn one_line(text: &str) -> String {
     match text.contains(char::is_control) {
         true => printable(text),
         false => text.to_owned(),
+    }
+}
+
+/// A unit test is not loaded by Slurm and has none of its functions.
+#[cfg(test)]
+use without_slurm::{slurm_spank_log, spank_log, LogLevel};
+#[cfg(test)]
+mod without_slurm {
+    pub use slurm_spank::LogLevel;
+
+    pub fn spank_log(_: LogLevel, text: &str) {
+        slurm_spank_log(text);
+    }
+
+    pub fn slurm_spank_log(text: &str) {
+        println!("{text}");
     }
 }
