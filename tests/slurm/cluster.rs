@@ -13,6 +13,7 @@ crate::tests![
     a_batch_job_reports_its_end,
     an_mpi_program_of_the_host_talks_over_pmi2,
     a_second_lab_runs_beside_the_first,
+    nodes_can_lack_devices,
     the_leak_check_sees_a_loop_device,
     the_leak_check_sees_a_process_and_a_file,
     a_registry_with_auth_and_tls_serves_what_was_pushed,
@@ -53,6 +54,12 @@ fn a_second_lab_runs_beside_the_first(lab: &Lab) {
     assert!(!dir.exists(), "{} is left", dir.display());
     let _ = lab.user("srun").args(["-N2", "true"]).run().success();
     lab.assert_nodes_idle();
+}
+
+fn nodes_can_lack_devices(_lab: &Lab) {
+    let bare = grus_tests::Cluster::builder("bare").nodes(1).hidden_devices("loop*").up().expect("it comes up");
+    let run = bare.user("srun").args(["sh", "-c", "ls /dev; echo works >/dev/null; ls /dev/pts"]).run().success();
+    let _ = run.stdout_lacks("loop").stdout_has("null").stdout_has("ptmx");
 }
 
 fn the_leak_check_sees_a_loop_device(lab: &Lab) {

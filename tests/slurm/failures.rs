@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use grus_tests::installation::{OPTIONAL, REQUIRED};
+use grus_tests::Cluster;
 
 use crate::lab::Lab;
 
@@ -34,6 +35,8 @@ crate::tests![
     site_file_writable_by_its_group,
     site_file_not_of_root,
     squashfuse_unavailable,
+    loop_devices_unavailable,
+    fuse_device_unavailable,
     user_images_refused_by_the_site,
     registry_down,
     slurms_own_container_option_is_refused,
@@ -66,7 +69,7 @@ fn refused_under(lab: &Lab, row: &Row<'_>, spoil: impl Fn()) {
 }
 
 #[track_caller]
-fn all_ways(lab: &Lab, row: &Row<'_>) {
+fn all_ways(lab: &Cluster, row: &Row<'_>) {
     by_srun(lab, row);
     by_sbatch(lab, row, false);
     by_sbatch(lab, row, true);
@@ -95,22 +98,29 @@ fn tells(row: &Row<'_>, text: &str) {
 }
 
 #[track_caller]
-fn by_srun(lab: &Lab, row: &Row<'_>) {
+fn by_srun(lab: &Cluster, row: &Row<'_>) {
     let dir = lab.fresh_dir("marks");
-    let run = lab.srun(&["-N2"]).args(&row.options).args(["sh", "-c", &marking(&dir)]).run().failure();
+    let run = lab
+        .user("srun")
+        .arg(format!("-N{}", lab.nodes()))
+        .args(&row.options)
+        .args(["sh", "-c", &marking(&dir)])
+        .run()
+        .failure();
     tells(row, &run.stderr);
     no_rank_ran(&dir);
 }
 
 #[track_caller]
-fn by_sbatch(lab: &Lab, row: &Row<'_>, inside: bool) {
+fn by_sbatch(lab: &Cluster, row: &Row<'_>, inside: bool) {
     let dir = lab.fresh_dir("marks");
     let mark = marking(&dir);
     let (script, more) = match inside {
         true => (format!("#!/bin/sh\n{mark}\n"), &["--container-batch"][..]),
-        false => (format!("#!/bin/sh\nsrun -N2 sh -c '{mark}'\n"), &[][..]),
+        false => (format!("#!/bin/sh\nsrun sh -c '{mark}'\n"), &[][..]),
     };
-    let sbatch = lab.user("sbatch").args(["--parsable", "-N2", "--output=batch-%j.out"]);
+    let sbatch =
+        lab.user("sbatch").args(["--parsable", "--output=batch-%j.out"]).arg(format!("-N{}", lab.nodes()));
     let submitted = sbatch.args(more).args(&row.options).stdin(script).run();
     if submitted.status.success() {
         let end = lab.submitted(&submitted).wait(Duration::from_secs(60));
@@ -277,6 +287,32 @@ fn squashfuse_unavailable(lab: &Lab) {
     let site = "security.squashfuse = '/no/such/squashfuse_ll'\n";
     let spoil = || lab.write_site(site).expect("the site file can be written");
     refused_under(lab, &Row { options, says: &["/no/such/squashfuse_ll"] }, spoil);
+}
+
+fn loop_devices_unavailable(lab: &Lab) {
+    let options = vec![image_option(squashfs(lab).display())];
+    on_nodes_without(lab, "loop*", &Row { options, says: &["loop"] });
+}
+
+fn fuse_device_unavailable(lab: &Lab) {
+    let file = lab.work_dir().join("not-roots.squashfs");
+    fs::copy(squashfs(lab), &file).expect("the repository's file can be read by root");
+    lab.give(&file);
+    let options = vec![image_option(file.display())];
+    on_nodes_without(lab, "fuse", &Row { options, says: &["/dev/fuse"] });
+}
+
+/// The same on a cluster whose nodes lack devices; Grus is the one installed in `lab`.
+#[track_caller]
+fn on_nodes_without(lab: &Lab, devices: &str, row: &Row<'_>) {
+    let plugstack = fs::read_to_string(lab.dir().join("etc/plugstack.conf")).expect("the lab has one");
+    for word in ["required", "optional"] {
+        let plugstack = plugstack.replace("required", word);
+        let bare = Cluster::builder("bare").nodes(1).hidden_devices(devices).plugstack(&plugstack).up();
+        let bare = bare.expect("a lab without these devices comes up");
+        all_ways(&bare, row);
+        bare.assert_nodes_idle();
+    }
 }
 
 fn user_images_refused_by_the_site(lab: &Lab) {

@@ -1,6 +1,5 @@
 //! The lab the tests share: two nodes with Grus installed, and an open registry.
 
-use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,23 +82,6 @@ impl Lab {
     pub fn pushed_image(&self, name: &str) -> String {
         let layout = ImageStore::default().layout(name).expect("the image can be made");
         self.registry().push(&layout, &format!("{name}:1")).expect("skopeo can push")
-    }
-
-    /// A fresh directory of the user's on the host, visible to both sides.
-    pub fn fresh_dir(&self, name: &str) -> PathBuf {
-        let dir = self.work_dir().join(name);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).expect("what a test left can be removed");
-        }
-        fs::create_dir(&dir).expect("the work directory is there");
-        self.give(&dir);
-        dir
-    }
-
-    /// Makes a file or directory the user's.
-    pub fn give(&self, path: &Path) {
-        let account = self.account();
-        std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)).expect("root may chown");
     }
 
     /// Runs `body` under another site file: the lab's own lines and `more`.

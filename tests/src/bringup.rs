@@ -76,7 +76,17 @@ impl Cluster {
     }
 
     pub(crate) fn start_slurmd(&self, node: &str) -> Result<Daemon> {
-        let mut slurmd = session("/usr/sbin/slurmd");
+        let mut slurmd = match &self.settings.hidden_devices {
+            None => session("/usr/sbin/slurmd"),
+            Some(pattern) => {
+                // Each of the two programs before slurmd execs in place, so the pid is slurmd's.
+                let mut unshare = session("unshare");
+                unshare.args(["--mount", "--propagation=slave", "bash", "-euc"]);
+                unshare.args([include_str!("hidden-devices.sh"), "bash"]);
+                unshare.arg(self.dir.join(format!("dev-{node}"))).args([pattern, "/usr/sbin/slurmd"]);
+                unshare
+            }
+        };
         slurmd.args(["-D", "-N", node]).env("SLURM_CONF", self.slurm_conf());
         Daemon::start(&self.dir, &format!("slurmd-{node}"), &mut slurmd)
     }

@@ -31,6 +31,7 @@ impl ClusterBuilder {
             jobacct: "jobacct_gather/linux".into(),
             mpi_default: "none".into(),
             extra: Vec::new(),
+            hidden_devices: None,
         };
         Self { settings, plugstack: String::new(), persistent: false }
     }
@@ -80,6 +81,12 @@ impl ClusterBuilder {
     /// One more line for `slurm.conf`.
     pub fn extra(mut self, line: &str) -> Self {
         self.settings.extra.push(line.into());
+        self
+    }
+
+    /// The nodes have no such devices; a shell pattern of names in `/dev`, such as `loop*`.
+    pub fn hidden_devices(mut self, pattern: &str) -> Self {
+        self.settings.hidden_devices = Some(pattern.into());
         self
     }
 

@@ -97,6 +97,23 @@ impl Cluster {
         Cmd::new(program).env("SLURM_CONF", self.slurm_conf()).cwd(self.work_dir())
     }
 
+    /// A fresh directory of the user's on the host, visible to both sides.
+    pub fn fresh_dir(&self, name: &str) -> PathBuf {
+        let dir = self.work_dir().join(name);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).expect("what a test left can be removed");
+        }
+        fs::create_dir(&dir).expect("the work directory is there");
+        self.give(&dir);
+        dir
+    }
+
+    /// Makes a file or directory the user's.
+    pub fn give(&self, path: &Path) {
+        let account = self.account();
+        std::os::unix::fs::chown(path, Some(account.uid), Some(account.gid)).expect("root may chown");
+    }
+
     /// Replaces `plugstack.conf`. The next srun, sbatch, salloc and step sees it; slurmd when restarted.
     pub fn set_plugstack(&self, text: &str) -> Result<()> {
         replace(&self.dir.join("etc/plugstack.conf"), text)

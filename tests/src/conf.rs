@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub jobacct: String,
     pub mpi_default: String,
     pub extra: Vec<String>,
+    /// Devices of `/dev` that the nodes lack: a shell pattern.
+    pub hidden_devices: Option<String>,
 }
 
 impl Settings {
