@@ -18,6 +18,7 @@ use crate::image::Image;
 use crate::rootfs::Tree;
 use crate::sources::Sources;
 use crate::timing::Clock;
+use crate::upper::Admitted;
 use crate::volatile::Volatile;
 use crate::{fuse, loopdev, repository};
 
@@ -58,12 +59,9 @@ pub(crate) fn container(
     };
     let plan = decide(&launch, &Tree::new(&mount), &sources)?;
     progress(Phase::Rootfs, server.get());
-    let volatile = Volatile {
-        size: inputs.site.volatile.size.clone(),
-        uid: inputs.uid,
-        gids: std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect(),
-        deadline: deadline.clone(),
-    };
+    let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
+    let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
+    let volatile = Volatile { size: inputs.site.volatile.size.clone(), who };
     let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
     Ok(Container { namespace, plan, meta, timings: clock.stop(), server: watch })
 }

@@ -29,6 +29,7 @@ mod sources;
 mod sys;
 mod timing;
 mod trust;
+mod upper;
 mod volatile;
 
 pub use builder::{Builder, Inputs, TIME_LIMIT};
