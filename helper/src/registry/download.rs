@@ -261,12 +261,12 @@ impl Download {
         if !lock(&self.window).arrived(claim, at, bytes) {
             return false;
         }
-        let mut next = lock(&self.window).to_hash(claim.layer);
+        let mut next = lock(&self.window).next_to_hash(claim.layer);
         while let Some(hashing) = next {
             let done = hashing.run();
             let mut window = lock(&self.window);
             let advance = window.hashed(done);
-            next = window.to_hash(claim.layer);
+            next = window.next_to_hash(claim.layer);
             drop(window);
             self.readable.notify_all();
             if advance.gained > 0 {

@@ -32,6 +32,11 @@ impl Endpoint {
         }
     }
 
+    /// The root of a registry's API, no repository of it.
+    pub fn api(registry: &str) -> Self {
+        Self { registry: registry.to_owned(), repository: String::new(), insecure: false, mirror: false }
+    }
+
     /// The server to connect to, `host[:port]`.
     pub fn host(&self) -> &str {
         match self.registry.as_str() {
@@ -42,13 +47,16 @@ impl Endpoint {
 
     /// `https://host/v2/repository/rest`.
     pub fn url(&self, scheme: &str, rest: &str) -> Result<Url, RegistryError> {
-        let text = format!("{scheme}://{}/v2/{}/{rest}", self.host(), self.repository);
+        let text = match self.repository.is_empty() {
+            true => format!("{scheme}://{}/v2/", self.host()),
+            false => format!("{scheme}://{}/v2/{}/{rest}", self.host(), self.repository),
+        };
         Url::parse(&text).map_err(|e| RegistryError::new(Kind::Refused, format!("{text} is not a URL: {e}")))
     }
 
     /// What a token must allow, where the registry does not say.
-    pub fn scope(&self) -> String {
-        format!("repository:{}:pull", self.repository)
+    pub fn scope(&self) -> Option<String> {
+        (!self.repository.is_empty()).then(|| format!("repository:{}:pull", self.repository))
     }
 }
 

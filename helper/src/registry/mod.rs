@@ -5,14 +5,17 @@
 //! stream ends well whose digest or size is not the manifest's.
 
 mod answer;
+pub mod auth_store;
 pub mod challenge;
 mod content_range;
+mod credential_helper;
 pub mod credentials;
 mod download;
 mod endpoint;
 mod error;
 mod layer_stream;
 pub mod manifest;
+pub mod mirrors;
 mod platform_choice;
 mod resolve;
 mod retry;
@@ -202,8 +205,14 @@ impl Client {
         }
     }
 
+    /// Whether the registry accepts the account of [`Settings::login`] (or the stored one): for `grus login`.
+    pub fn check_login(&self, registry: &str) -> Result<(), RegistryError> {
+        let (transport, endpoint) = (self.transport.clone(), Endpoint::api(registry));
+        self.run(async move { resolve::knock(&transport, &endpoint).await })
+    }
+
     fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistryError> {
-        Ok(vec![Endpoint::of(reference)])
+        mirrors::load(&self.transport.settings.paths)?.endpoints(reference)
     }
 
     fn check(&self) -> Result<(), RegistryError> {

@@ -169,3 +169,16 @@ impl Resolver {
 pub fn worth_another(error: &RegistryError) -> bool {
     error.kind != Kind::Cancelled
 }
+
+/// Asks the registry's root whether the account is welcome.
+pub async fn knock(transport: &Transport, endpoint: &Endpoint) -> Result<(), RegistryError> {
+    let call = Call { endpoint, method: Method::GET, path: "", accept: None, range: None, direct: None };
+    let settings = &transport.settings;
+    let mut backoff = Backoff::new(settings.retries, settings.retry_pause).first_contact();
+    loop {
+        match transport.send(&call).await {
+            Ok(_) => return Ok(()),
+            Err(failure) => pause(backoff.pause(failure)?).await,
+        }
+    }
+}

@@ -160,6 +160,6 @@ mod tests {
         assert_eq!(all.auth_files, files.map(PathBuf::from));
         assert_eq!(all.certs_dirs[0], PathBuf::from("/h/.config/containers/certs.d"));
         assert_eq!(paths(&[("REGISTRY_AUTH_FILE", "/a"), ("HOME", "/h")]).auth_files, [PathBuf::from("/a")]);
-        assert_eq!(paths(&[]).auth_files, [PathBuf::new(); 0]);
+        assert!(paths(&[]).auth_files.is_empty());
     }
 }

@@ -159,8 +159,8 @@ async fn fetch(
         return Err(no_answer(endpoint, &[]).into());
     };
     let mut url = realm_url(to, endpoint, realm)?;
-    let scope = scope.clone().unwrap_or_else(|| endpoint.scope());
-    let mut fields = vec![("scope", scope.as_str())];
+    let scope = scope.clone().or_else(|| endpoint.scope());
+    let mut fields: Vec<(&str, &str)> = scope.iter().map(|s| ("scope", s.as_str())).collect();
     fields.extend(service.as_deref().map(|s| ("service", s)));
     let client = to.client(&url, endpoint)?;
     let request = match account {

@@ -242,7 +242,7 @@ impl Window {
     }
 
     /// The next bytes of `layer` to hash, if they are there and nobody is hashing.
-    pub fn to_hash(&mut self, layer: usize) -> Option<Hashing> {
+    pub fn next_to_hash(&mut self, layer: usize) -> Option<Hashing> {
         loop {
             let stream = &mut self.streams[layer];
             let (&at, _) = stream.pending.first_key_value().filter(|(at, _)| **at <= stream.frontier)?;
@@ -356,11 +356,6 @@ impl Window {
         }
     }
 
-    /// Bytes claimed or buffered.
-    pub fn held(&self) -> u64 {
-        self.held
-    }
-
     fn hold(&mut self, layer: usize, n: u64) {
         self.streams[layer].held += n;
         self.held += n;
@@ -400,3 +395,7 @@ impl Stream {
         self.starving && self.ready.is_empty()
     }
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+//! Accounts as Docker and Podman store them, and hostile files.
+
+use super::*;
+
+fn password(username: &str, password: &str) -> Option<Stored> {
+    Some(Stored::Here(Account::Password { username: username.into(), password: Secret::new(password) }))
+}
+
+#[test]
+fn the_most_specific_entry_wins() {
+    // "dTpw" is u:p, "bjpx" is n:q, "ZDpy" is d:r
+    let text = br#"{"auths":{
+        "quay.example":{"auth":"dTpw"},
+        "quay.example/team":{"auth":"bjpx"},
+        "quay.example/team/app":{"username":"a","password":"s"},
+        "https://index.docker.io/v1/":{"auth":"ZDpy"},
+        "old.example/v1/":{"auth":"dTpw\n"},
+        "token.example":{"auth":"PHRva2VuPjo=","identitytoken":"refresh"},
+        "direct.example":{"registrytoken":"jwt"},
+        "empty.example":{}},
+        "unknown":{"key":[1,2]}}"#;
+    let file = AuthFile::parse(text).expect("well formed");
+    let identity = Some(Stored::Here(Account::Identity(Secret::new("refresh"))));
+    let bearer = Some(Stored::Here(Account::Bearer(Secret::new("jwt"))));
+    for (registry, repository, expected) in [
+        ("quay.example", "team/app", password("a", "s")),
+        ("quay.example", "team/app/deeper", password("a", "s")),
+        ("quay.example", "team/other", password("n", "q")),
+        ("quay.example", "teams/other", password("u", "p")),
+        ("quay.example", "", password("u", "p")),
+        ("quay.example:443", "team/app", None),
+        ("docker.io", "library/ubuntu", password("d", "r")),
+        ("old.example", "x", password("u", "p")),
+        ("token.example", "x", identity),
+        ("direct.example", "x", bearer),
+        ("empty.example", "x", None),
+        ("other.example", "x", None),
+    ] {
+        assert_eq!(file.lookup(registry, repository), Ok(expected), "{registry}/{repository}");
+    }
+}
+
+#[test]
+fn helpers_come_by_registry_then_for_all() {
+    let text = br#"{"auths":{"a.example":{},"b.example":{"auth":"dTpw"}},
+        "credHelpers":{"ecr.example":"ecr-login"},"credsStore":"pass"}"#;
+    let file = AuthFile::parse(text).expect("well formed");
+    let helper =
+        |name: &str, server: &str| Some(Stored::Helper { name: name.into(), servers: vec![server.into()] });
+    assert_eq!(file.lookup("ecr.example", "x"), Ok(helper("ecr-login", "ecr.example")));
+    assert_eq!(file.lookup("a.example", "x"), Ok(helper("pass", "a.example")));
+    assert_eq!(file.lookup("b.example", "x"), Ok(password("u", "p")));
+    match file.lookup("docker.io", "library/x").expect("helper") {
+        Some(Stored::Helper { servers, .. }) => assert_eq!(servers[0], DOCKER_HUB_KEY),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn hostile_files_are_refused_without_their_content() {
+    for text in [
+        "",
+        "{",
+        "{\"auths\":[]}",
+        "{\"auths\":{\"a\":{\"auth\":5}}}",
+        "{\"auths\":{\"hunter2\":\"hunter2\"}}",
+    ] {
+        let error = AuthFile::parse(text.as_bytes()).expect_err(text);
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    for auth in ["!!!", "aHVudGVyMg==", "/////w=="] {
+        let text = format!("{{\"auths\":{{\"a.example\":{{\"auth\":\"{auth}\"}}}}}}");
+        let error = AuthFile::parse(text.as_bytes()).expect("json").lookup("a.example", "x").expect_err(auth);
+        assert!(error.contains("a.example") && !error.contains("hunter2"), "{error}");
+    }
+    assert_eq!(AuthFile::parse(b"{}").expect("empty").lookup("a", "b"), Ok(None));
+    assert_eq!(
+        AuthFile::parse(b"{\"auths\":null,\"credsStore\":null}").expect("nulls").lookup("a", "b"),
+        Ok(None)
+    );
+}
+
+#[test]
+fn a_secret_is_never_printed() {
+    let account = Account::Password { username: "u".into(), password: Secret::new("hunter2") };
+    assert!(!format!("{account:?}").contains("hunter2"));
+    let file = AuthFile::parse(br#"{"auths":{"a":{"auth":"aHVudGVyMg=="}}}"#).expect("well formed");
+    assert!(!format!("{file:?}").contains("aHVudGVyMg"));
+}
+
+#[test]
+fn files_are_asked_in_order_and_a_broken_one_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let [none, empty, first, second] = ["none", "empty", "first", "second"].map(|n| dir.path().join(n));
+    fs::write(&empty, "").expect("write");
+    fs::write(&first, r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#).expect("write");
+    fs::write(&second, "{ broken").expect("write");
+    let paths = Paths { auth_files: vec![none, empty, first, second], ..Paths::default() };
+    let found = find(&paths, "a.example", "x").expect("before the broken one");
+    assert_eq!(found.map(Stored::Here), password("u", "p"));
+    let error = find(&paths, "b.example", "x").expect_err("broken");
+    assert!(error.kind == Kind::Site && error.what.contains("second"), "{error}");
+}
