@@ -25,7 +25,10 @@ fn made(options: &Options) -> (Vec<u8>, Tree) {
     let (bytes, summary) = image(&compressed(), options).expect("conversion");
     assert_eq!(summary.second_passes, 1, "h3 outlives h1 in the lowest layer");
     let tree = reader::Image::open(&bytes).tree();
-    assert_eq!(summary.inodes as usize, tree.values().map(|i| i.inode).collect::<std::collections::BTreeSet<_>>().len());
+    assert_eq!(
+        summary.inodes as usize,
+        tree.values().map(|i| i.inode).collect::<std::collections::BTreeSet<_>>().len()
+    );
     (bytes, tree)
 }
 
@@ -78,9 +81,16 @@ fn the_kernel_and_unsquashfs_read_the_same() {
             let list = Command::new("unsquashfs").arg("-lln").arg(&path).output().expect("unsquashfs");
             let errors = String::from_utf8_lossy(&list.stderr);
             assert!(list.status.success() && errors.is_empty(), "{errors}");
-            assert!(list.stdout.iter().filter(|&&b| b == b'\n').count() >= tree.len(), "a line for each name");
+            assert!(
+                list.stdout.iter().filter(|&&b| b == b'\n').count() >= tree.len(),
+                "a line for each name"
+            );
             let out = dir.path().join(format!("{compression:?}"));
-            let unpack = Command::new("unsquashfs").args(["-quiet", "-no-progress", "-d"]).arg(&out).arg(&path).output();
+            let unpack = Command::new("unsquashfs")
+                .args(["-quiet", "-no-progress", "-d"])
+                .arg(&out)
+                .arg(&path)
+                .output();
             let unpack = unpack.expect("unsquashfs");
             // As an ordinary user owners and devices fail; contents never may.
             let content = fs::read(out.join("t/blocks")).expect("unpacked");
@@ -89,11 +99,16 @@ fn the_kernel_and_unsquashfs_read_the_same() {
     }
 }
 
+/// backhand 0.25 refuses symlink targets of 256 bytes and more, which Linux allows up to 4095; so they
+/// are cut for it.
 #[test]
 fn backhand_reads_the_same() {
     for compression in [Compression::default(), Compression::Lz4, Compression::Gzip { level: 1 }] {
-        let (bytes, tree) = made(&Options { compression, ..Options::default() });
-        let image = FilesystemReader::from_reader(BufReader::new(Cursor::new(bytes))).expect("backhand opens it");
+        let options = Options { compression, ..Options::default() };
+        let (bytes, _) = image(&sources(&torture::layers_with(255)), &options).expect("conversion");
+        let tree = reader::Image::open(&bytes).tree();
+        let image = FilesystemReader::from_reader(BufReader::new(Cursor::new(bytes)));
+        let image = image.unwrap_or_else(|e| panic!("backhand opens {compression:?}: {e:?}"));
         let mut seen = 0;
         for node in image.files() {
             let path = node.fullpath.to_string_lossy().trim_start_matches('/').to_string();
@@ -105,7 +120,9 @@ fn backhand_reads_the_same() {
                     image.file(file).reader().read_to_end(&mut data).expect("content");
                     (Kind::File, data)
                 }
-                InnerNode::Symlink(link) => (Kind::Symlink, link.link.as_os_str().as_encoded_bytes().to_vec()),
+                InnerNode::Symlink(link) => {
+                    (Kind::Symlink, link.link.as_os_str().as_encoded_bytes().to_vec())
+                }
                 InnerNode::Dir(_) => (Kind::Dir, vec![]),
                 InnerNode::CharacterDevice(d) => (Kind::Char, d.device_number.to_le_bytes().to_vec()),
                 InnerNode::BlockDevice(d) => (Kind::Block, d.device_number.to_le_bytes().to_vec()),
@@ -126,7 +143,9 @@ fn backhand_reads_the_same() {
 fn umoci_unpacks_the_same() {
     let root = rustix::process::geteuid().is_root();
     if !root || !has("umoci") || !Path::new("/dev/shm").is_dir() {
-        eprintln!("SKIPPED umoci: needs root, umoci, and a tmpfs at /dev/shm (ext4 has no room for a 5 KB xattr)");
+        eprintln!(
+            "SKIPPED umoci: needs root, umoci, and a tmpfs at /dev/shm (ext4 has no room for a 5 KB xattr)"
+        );
         return;
     }
     let (_, mut want) = made(&Options::default());
@@ -134,7 +153,8 @@ fn umoci_unpacks_the_same() {
     write_layout(&dir.path().join("layout"), &compressed());
     let image = format!("{}:latest", dir.path().join("layout").display());
     let bundle = dir.path().join("bundle");
-    let unpack = Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle).output().expect("umoci");
+    let unpack =
+        Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle).output().expect("umoci");
     assert!(unpack.status.success(), "{}", String::from_utf8_lossy(&unpack.stderr));
     let mut got = tree_at(&bundle.join("rootfs"));
     for path in torture::UNDATED.iter().chain(&["t/opq"]) {
@@ -180,7 +200,8 @@ fn a_huge_directory_lists_and_looks_up() {
     let mut tar = fixture::tar::Tar::default();
     for i in 0..count {
         // In no order, and with long names now and then.
-        let path = if i % 1000 == 7 { format!("{}{}", name(i), "x".repeat(200)) } else { name((i * 7919) % count) };
+        let path =
+            if i % 1000 == 7 { format!("{}{}", name(i), "x".repeat(200)) } else { name((i * 7919) % count) };
         tar = tar.add(fixture::tar::file(&path, i.to_string()));
     }
     let (bytes, summary) = image(&sources(&[tar.end()]), &Options::default()).expect("conversion");
