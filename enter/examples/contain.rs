@@ -45,6 +45,7 @@ fn run() -> Result<u8, Box<dyn Error>> {
             "--volatile" => inputs.request.set(Opt::WritableVolatile, &value, &AbsPath::root())?,
             "--site" => inputs.site = Arc::new(Site::parse(&[("--site".into(), value)])?),
             "--workdir" => inputs.job.workdir = AbsPath::parse(&value)?,
+            "--limit" => inputs.limit = Duration::from_secs(value.parse()?),
             "--repeat" => repeat = value.parse()?,
             other => return Err(format!("unknown option {other}").into()),
         }

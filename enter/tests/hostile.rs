@@ -1,0 +1,134 @@
+//! Images that try to steer mounts out of the container: what they name is found inside their own root, and the host's
+//! mounts and files are the same afterwards.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use support::{mounts, run, Contain};
+
+fn replace(tree: &Path, name: &str, target: &str) {
+    let at = tree.join(name);
+    if at.is_dir() {
+        fs::remove_dir_all(&at).expect("tree");
+    } else {
+        let _ = fs::remove_file(&at);
+    }
+    symlink(target, at).expect("tree");
+}
+
+#[test]
+fn destinations_through_links_stay_inside() {
+    let lab = lab!();
+    let source = lab.dir("source", 0o755);
+    fs::write(source.join("mark"), "").expect("lab");
+    let outside = lab.dir("outside", 0o755);
+    let targets =
+        ["../../../../../../opt/app", "/opt/app", "opt/./app", "/usr/../opt/app", "../opt/app/sub/.."];
+    for (number, target) in targets.iter().enumerate() {
+        let image = lab.image(&format!("i{number}"), |tree| replace(tree, "data", target));
+        let before = mounts();
+        let contain = Contain::new(&image).root().mount(&format!("{}:/data", source.display()));
+        assert_eq!(contain.sh("ls /opt/app").ok(), "mark\n", "{target}");
+        assert_eq!(mounts(), before, "{target}");
+    }
+    // One that names a place of the host which the image lacks: it is made inside, not touched outside.
+    let image = lab.image("host", |tree| replace(tree, "data", &outside.to_string_lossy()));
+    let contain = Contain::new(&image).root().mount(&format!("{}:/data/below", source.display()));
+    let script = format!("ls {0}/below && touch {0}/x; true", outside.display());
+    assert_eq!(contain.sh(&script).ok(), "mark\n");
+    assert_eq!(fs::read_dir(&outside).expect("lab").count(), 0);
+}
+
+#[test]
+fn links_into_proc_lead_nowhere() {
+    let lab = lab!();
+    let source = lab.dir("source", 0o755);
+    let outside = lab.dir("outside", 0o755);
+    let through = format!("/proc/1/root{}", outside.display());
+    let image = lab.image("a", |tree| replace(tree, "data", &through));
+    let before = mounts();
+    let ran = Contain::new(&image).root().mount(&format!("{}:/data/x", source.display())).sh("true");
+    assert_ne!(ran.code, Some(0), "mounting below the node's /proc must not work");
+    assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
+    assert_eq!(mounts(), before);
+    assert_eq!(fs::read_dir(&outside).expect("lab").count(), 0);
+}
+
+#[test]
+fn a_hostile_etc_cannot_place_or_read_files_of_the_host() {
+    let lab = lab!();
+    let secret = lab.file("secret", "root:x:0:0:SECRET:/:/bin/sh\n", 0o600);
+    let before = mounts();
+    let host = fs::read_to_string("/etc/passwd").expect("etc");
+    for target in ["/proc/1/root/etc", "/proc/self/root/etc", "../../../../etc", "loop-a"] {
+        let name = target.replace('/', "_");
+        let image = lab.image(&name, |tree| {
+            replace(tree, "etc", target);
+            symlink("loop-b", tree.join("loop-a")).expect("tree");
+            symlink("loop-a", tree.join("loop-b")).expect("tree");
+        });
+        let ran = Contain::new(&image).root().sh("true");
+        assert!(!ran.out.contains("SECRET"), "{ran:?}");
+        assert_eq!(mounts(), before, "{target}");
+        assert_eq!(fs::read_to_string("/etc/passwd").expect("etc"), host, "{target}");
+    }
+    let image = lab.image("p", |tree| replace(tree, "etc/passwd", &secret.to_string_lossy()));
+    let out = Contain::new(&image).root().sh("cat /etc/passwd").ok();
+    assert!(!out.contains("SECRET") && out.contains("tester"), "{out}");
+}
+
+#[test]
+fn odd_files_in_place_of_passwd_do_not_hang_a_launch() {
+    let lab = lab!();
+    for (name, make) in [
+        ("fifo", &["mkfifo"][..]),
+        ("device", &["mknod", "c", "5", "0"][..]),
+        ("huge", &["truncate", "-s", "2M"][..]),
+    ] {
+        let image = lab.image(name, |tree| {
+            let passwd = tree.join("etc/passwd").to_string_lossy().into_owned();
+            fs::remove_file(&passwd).expect("tree");
+            match make {
+                ["mknod", rest @ ..] => run("mknod", &[&[passwd.as_str()], rest].concat()),
+                [program, rest @ ..] => run(program, &[rest, &[passwd.as_str()]].concat()),
+                [] => unreachable!("every case names a program"),
+            };
+        });
+        let ran = Contain::new(&image).sh("cat /etc/passwd");
+        match name {
+            "huge" => assert!(ran.refused().contains("/etc/passwd of the image is larger than"), "{name}"),
+            _ => assert!(ran.ok().starts_with("tester:x:54321:"), "{name}"),
+        }
+    }
+}
+
+#[test]
+fn marks_of_overlays_in_an_image_are_not_obeyed() {
+    let lab = lab!();
+    // Only root can set these, but anyone can write an image that has them.
+    let mark = |file: &Path, name: &str, value: &str| {
+        run("setfattr", &["-n", &format!("trusted.overlay.{name}"), "-v", value, &file.to_string_lossy()]);
+    };
+    let image = lab.image("a", |tree| {
+        mark(&tree.join("opt/app"), "redirect", "/etc");
+        mark(&tree.join("opt/app"), "opaque", "y");
+    });
+    assert_eq!(Contain::new(&image).sh("ls /opt/app").ok(), "file\nsub\n");
+    let volatile = Contain::new(&image).volatile("/opt/app");
+    assert_eq!(volatile.sh("ls /opt/app; echo x > /opt/app/new; cat /opt/app/new").ok(), "file\nsub\nx\n");
+    // A file that claims to have its data elsewhere is an error, never another file's data.
+    let image = lab.image("b", |tree| {
+        mark(&tree.join("opt/app/file"), "metacopy", "");
+        mark(&tree.join("opt/app/file"), "redirect", "/etc/passwd");
+    });
+    let ran = Contain::new(&image).sh("cat /opt/app/file");
+    assert!(!ran.out.contains("root:"), "{ran:?}");
+    let err = Contain::new(&image).volatile("/opt/app").sh("true").refused();
+    assert!(
+        err.contains("cannot make a directory writable") && err.contains("marks of another overlay"),
+        "{err}"
+    );
+}
