@@ -73,7 +73,7 @@ impl Header {
         octal(&mut block[329..337], i64::from(major), b"SCHILY.devmajor", &mut records);
         octal(&mut block[337..345], i64::from(minor), b"SCHILY.devminor", &mut records);
         for (name, value) in &self.xattrs {
-            record(&[b"SCHILY.xattr.", &name[..]].concat(), value, &mut records);
+            xattr(name, value, &mut records);
         }
         for (key, value) in more {
             record(key, value, &mut records);
@@ -127,6 +127,28 @@ fn record(key: &[u8], value: &[u8], records: &mut Vec<u8>) {
     records.push(b'=');
     records.extend(value);
     records.push(b'\n');
+}
+
+/// An attribute, in star's form; in libarchive's where a `=` in the name would end the key early.
+fn xattr(name: &[u8], value: &[u8], records: &mut Vec<u8>) {
+    if !name.contains(&b'=') {
+        return record(&[b"SCHILY.xattr.", name].concat(), value, records);
+    }
+    let mut key = b"LIBARCHIVE.xattr.".to_vec();
+    for &b in name {
+        match b {
+            b'=' | b'%' => key.extend(format!("%{b:02X}").bytes()),
+            _ => key.push(b),
+        }
+    }
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut base64 = Vec::new();
+    for chunk in value.chunks(3) {
+        let bits = chunk.iter().enumerate().fold(0, |bits, (i, &b)| bits | u32::from(b) << (16 - 8 * i));
+        let digit = |i: usize| DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
+        base64.extend((0..=chunk.len()).map(digit));
+    }
+    record(&key, &base64, records);
 }
 
 /// Magic and checksum.
