@@ -35,7 +35,7 @@ impl Read for JitterReader {
         self.state =
             self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let dice = self.state >> 33;
-        if dice % 16 == 0 {
+        if dice.is_multiple_of(16) {
             sleep(Duration::from_micros(dice % 700));
         }
         let n = buf.len().min(1 + (dice % 9000) as usize);

@@ -238,7 +238,7 @@ fn an_observer_sees_progress_and_can_stop() {
     let blob = layer([file("a", "1"), file("b", torture::noise(4 << 20))]);
     let run = |watch: &Watch| {
         let out = tempfile::tempfile().expect("temporary file");
-        convert(&sources(&[blob.clone()]), &out, &Options::default(), watch)
+        convert(&sources(std::slice::from_ref(&blob)), &out, &Options::default(), watch)
     };
     let watch = Watch::default();
     run(&watch).expect("conversion");

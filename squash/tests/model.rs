@@ -73,7 +73,7 @@ fn entry(path: &str, op: &Op, serial: u32, contents: &[Vec<u8>]) -> Entry {
         Op::Opaque => return whiteout(&format!("{path}/.wh..wh..opq")),
     };
     let e = e.owner(u64::from(serial), 0).mtime(u64::from(serial));
-    if serial % 3 == 0 && !matches!(op, Op::Hard { .. }) {
+    if serial.is_multiple_of(3) && !matches!(op, Op::Hard { .. }) {
         e.xattr("user.serial", (serial % 6).to_string())
     } else {
         e
@@ -237,7 +237,7 @@ impl Model {
             Some(inode) => drop(self.names.insert(full, inode)),
             None => {
                 self.bind(full, kind, data, mode, serial, serial);
-                if serial % 3 == 0 {
+                if serial.is_multiple_of(3) {
                     let value = (serial % 6).to_string().into_bytes();
                     let last = self.inodes.last_mut().expect("just bound");
                     last.xattrs.insert(b"user.serial".to_vec(), value);

@@ -54,14 +54,10 @@ impl XattrSets {
             return None;
         }
         let found = PREFIXES.iter().enumerate().find_map(|(i, p)| Some((i as u16, full.strip_prefix(*p)?)));
+        // The kernel takes names of up to 255 bytes, namespace included (XATTR_NAME_MAX).
+        let possible = full.len() <= 255 && !full.contains(&0);
         match found {
-            // The kernel takes names of up to 255 bytes, namespace included (XATTR_NAME_MAX).
-            Some((prefix, name))
-                if !name.is_empty()
-                    && full.len() <= 255
-                    && !full.contains(&0)
-                    && !(name.starts_with(b"overlay.") && prefix < 2) =>
-            {
+            Some((prefix, name)) if possible && !name.is_empty() && !steers_overlay(prefix, name) => {
                 Some((prefix, name.to_vec(), value))
             }
             _ => {
@@ -70,6 +66,11 @@ impl XattrSets {
             }
         }
     }
+}
+
+/// overlayfs reads `trusted.overlay.*`, and `user.overlay.*` when mounted with userxattr.
+fn steers_overlay(prefix: u16, name: &[u8]) -> bool {
+    prefix < 2 && name.starts_with(b"overlay.")
 }
 
 #[cfg(test)]

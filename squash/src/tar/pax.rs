@@ -72,7 +72,7 @@ impl Pax {
                 self.sparse.real_size = decimal(value, "GNU.sparse.size")?;
             }
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
-                let even = self.sparse.map.len() % 2 == 0;
+                let even = self.sparse.map.len().is_multiple_of(2);
                 if even != (key == b"GNU.sparse.offset") {
                     return Err(TarFault::Sparse.into());
                 }
