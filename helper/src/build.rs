@@ -62,8 +62,10 @@ pub fn build(
     let (digest, layers) = match image.identity {
         Identity::Known(digest) => (digest, image.layers.into_iter().map(|l| l.digest).collect()),
         Identity::AfterReading(content) => {
-            let content =
-                content.get().cloned().ok_or_else(|| Refusal::image("the stream was not read to its end"))?;
+            let content = content
+                .get()
+                .cloned()
+                .ok_or_else(|| Refusal::image("the stream was not read to its end").hint("try again"))?;
             (rootfs_digest(&content, &image.platform), vec![content])
         }
     };

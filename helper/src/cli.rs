@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use grus_core::refusal::printable;
 
 use crate::command::Command;
 use crate::context::Common;
@@ -37,11 +39,7 @@ pub struct Cli {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help goes to stdout with 0, errors to stderr with 2. A closed pipe is no news.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return misused(&error),
     };
     if let Err(error) = interrupt::install() {
         return fail(&Failure::System { what: format!("cannot handle signals: {error}"), hint: None });
@@ -50,6 +48,48 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
+}
+
+/// Help and version go to standard output; wrong usage is told like any other failure.
+fn misused(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is no news.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            let _ = write!(io::stderr(), "{}", Cli::command().render_help());
+            ExitCode::from(2)
+        }
+        _ => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text);
+            // clap writes the error, tips, the usage and a pointer to --help, with empty lines between.
+            let mut parts =
+                text.split("\n\n").map(str::trim_end).filter(|part| !part.starts_with("For more"));
+            let what = lines_printable(parts.next().unwrap_or("wrong usage"));
+            let rest: Vec<String> = parts.map(lines_printable).collect();
+            let _ = writeln!(io::stderr(), "grus: {what}\nhint: {}", hint(&rest));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// clap's tips if it has any, else where to read on.
+fn hint(rest: &[String]) -> String {
+    let tip = rest.iter().find_map(|part| part.trim_start().strip_prefix("tip: "));
+    let usage = rest.iter().find_map(|part| part.strip_prefix("Usage: "));
+    match (tip, usage) {
+        (Some(tip), _) => tip.to_owned(),
+        (None, Some(usage)) => format!("usage: {usage}; see --help"),
+        (None, None) => "see --help".to_owned(),
+    }
+}
+
+/// What was typed may hold anything; the line breaks are clap's own.
+fn lines_printable(text: &str) -> String {
+    text.lines().map(|line| printable(line.trim())).collect::<Vec<_>>().join(" ")
 }
 
 fn fail(failure: &Failure) -> ExitCode {

@@ -3,7 +3,7 @@
 //! error; results go to standard output.
 
 use std::io::{self, IsTerminal, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use grus_squash::{LayerSource, Observer};
@@ -39,6 +39,7 @@ struct Known {
     name: String,
     size: u64,
     seen: AtomicU64,
+    done: AtomicBool,
     bar: OnceLock<ProgressBar>,
 }
 
@@ -53,7 +54,13 @@ impl Progress {
     pub fn new(style: Style, title: &str, layers: impl IntoIterator<Item = (String, u64)>) -> Self {
         let layers: Vec<Known> = layers
             .into_iter()
-            .map(|(name, size)| Known { name, size, seen: AtomicU64::new(0), bar: OnceLock::new() })
+            .map(|(name, size)| Known {
+                name,
+                size,
+                seen: AtomicU64::new(0),
+                done: AtomicBool::new(false),
+                bar: OnceLock::new(),
+            })
             .collect();
         let lines = match style {
             Style::Silent => Lines::Silent,
@@ -73,8 +80,11 @@ impl Progress {
 
     fn read(&self, layer: usize, n: u64) {
         let Some(known) = self.layers.get(layer) else { return };
+        if known.done.load(Ordering::Relaxed) {
+            return;
+        }
         let before = known.seen.fetch_add(n, Ordering::Relaxed);
-        // A second pass over a layer is not progress.
+        // A connection taken up again may bring bytes twice.
         let n = if known.size > 0 { n.min(known.size.saturating_sub(before)) } else { n };
         if let Lines::Terminal { all, total, .. } = &self.lines {
             let bar = known.bar.get_or_init(|| all.insert_before(total, layer_bar(known)));
@@ -85,6 +95,10 @@ impl Progress {
 
     fn done(&self, layer: usize) {
         let Some(known) = self.layers.get(layer) else { return };
+        // A layer that is read again was done before.
+        if known.done.swap(true, Ordering::Relaxed) {
+            return;
+        }
         match &self.lines {
             Lines::Silent => {}
             Lines::Terminal { all, total, done } => {
@@ -212,7 +226,13 @@ mod tests {
 
     #[test]
     fn the_templates_are_sound() {
-        let layers = [Known { name: "x".into(), size: 1, seen: AtomicU64::new(0), bar: OnceLock::new() }];
+        let layers = [Known {
+            name: "x".into(),
+            size: 1,
+            seen: AtomicU64::new(0),
+            done: AtomicBool::new(false),
+            bar: OnceLock::new(),
+        }];
         for template in [TOTAL, TOTAL_UNSIZED, LAYER, LAYER_UNSIZED] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }

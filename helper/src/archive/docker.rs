@@ -49,7 +49,11 @@ pub fn open(members: &Members, wanted: &Wanted) -> Result<Image, Failure> {
     let chosen = super::select(&all, tags, wanted, &name)?;
     let entry = match chosen.as_slice() {
         [entry, rest @ ..] if rest.iter().all(|other| other == entry) => *entry,
-        [] => return Err(Refusal::image(format!("manifest.json of {name} names no image")).into()),
+        [] => {
+            return Err(Refusal::image(format!("manifest.json of {name} names no image"))
+                .hint("make the archive again")
+                .into())
+        }
         _ => return Err(super::ambiguous(&all, tags, wanted, &name)),
     };
     image(members, entry, wanted, &name)

@@ -46,7 +46,9 @@ pub fn open(members: &Members, wanted: &Wanted) -> Result<Image, Failure> {
             }
         }
     }
-    Err(Refusal::image(format!("{name} nests more than {MAX_NESTING} indexes")).into())
+    Err(Refusal::image(format!("{name} nests more than {MAX_NESTING} indexes"))
+        .hint("no builder makes such; make the archive again")
+        .into())
 }
 
 /// The descriptor of the wanted image: by name where one is asked for or needed, then by platform.

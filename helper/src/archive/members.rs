@@ -49,7 +49,7 @@ enum Member {
 impl Members {
     /// Reads the table of members of the tar in `file`.
     pub fn tar(file: File, name: &str) -> Result<Self, Failure> {
-        let broken = |e: io::Error| Refusal::image(format!("{name} is no sound tar archive: {}", reason(&e)));
+        let broken = |e: io::Error| unsound(name, &reason(&e));
         let mut members = HashMap::new();
         let reader = file.try_clone().map_err(broken)?;
         io::Seek::rewind(&mut &reader).map_err(broken)?;
@@ -57,7 +57,7 @@ impl Members {
         for (count, entry) in archive.entries_with_seek().map_err(broken)?.enumerate() {
             let entry = entry.map_err(broken)?;
             if count >= MAX_MEMBERS {
-                return Err(Refusal::image(format!("{name} has more than {MAX_MEMBERS} members")).into());
+                return Err(unsound(name, &format!("it has more than {MAX_MEMBERS} members")).into());
             }
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let Some(path) = inside("", &path) else { continue };
@@ -137,6 +137,11 @@ impl Index {
         }
         Err(io::Error::other("too many links"))
     }
+}
+
+fn unsound(name: &str, why: &str) -> Refusal {
+    Refusal::image(format!("{name} is no sound tar archive: {}", printable(why)))
+        .hint("make or copy the archive again")
 }
 
 /// Opens a regular file below `dir`. Links are followed as long as they stay below it (openat2(2)).

@@ -21,16 +21,17 @@ pub enum Meant<'a> {
 
 /// Resolves `text` as Docker does: a tag first, then a digest or the unambiguous beginning of one.
 pub fn meant<'a>(text: &str, listing: &'a Listing, place: &str) -> Result<Meant<'a>, Failure> {
-    let reference = Reference::parse(text).ok();
-    if let Some(digest) = reference.as_ref().and_then(|r| r.digest.clone()) {
+    // A pinned reference is kept without its tag.
+    let kept = |r: Reference| Reference { tag: r.tag.filter(|_| r.digest.is_none()), ..r };
+    let reference = Reference::parse(text).ok().map(kept);
+    let named = |row: &&Row| row.reference.is_some() && row.reference == reference;
+    let rows: Vec<&Row> = listing.rows.iter().filter(named).collect();
+    if !rows.is_empty() {
+        return Ok(Meant::Tag(rows));
+    }
+    if let Some(digest) = reference.as_ref().and_then(|r| r.digest.as_ref()) {
         if let Some(image) = by_digest(digest.hex(), listing)? {
             return Ok(image);
-        }
-    } else if let Some(reference) = &reference {
-        let rows: Vec<&Row> =
-            listing.rows.iter().filter(|row| row.reference.as_ref() == Some(reference)).collect();
-        if !rows.is_empty() {
-            return Ok(Meant::Tag(rows));
         }
     }
     let hex = text.strip_prefix("sha256:").unwrap_or(text);

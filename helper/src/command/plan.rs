@@ -5,15 +5,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use grus_core::image::{ImageConfig, ImageMeta, MAX_META};
+use grus_core::image::ImageConfig;
 use grus_core::path::AbsPath;
 use grus_core::plan::{decide, Host, How, Job, Kind, Launch, Opener, Unavailable};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
-use grus_core::repository::Layout;
 use grus_core::request::Image;
 use grus_core::site::UserImages;
+use grus_enter::repository::{find, meta_beside};
 
 use super::launch_options::{image_option, LaunchOptions};
 use crate::context::{working_directory, Context};
@@ -89,18 +89,14 @@ impl Args {
     }
 }
 
+/// Finds the image as the plugin does.
 fn in_repository(context: &Context, reference: &Reference) -> Result<Found, Failure> {
     let here = Platform::here();
     for repository in context.lookup()? {
-        let digest = match &reference.digest {
-            Some(digest) => Some(digest.clone()),
-            None => repository.tag(reference, &here).map(|tag| tag.digest),
-        };
-        let Some(meta) = digest.and_then(|digest| repository.has(&digest)) else { continue };
-        meta.check_platform(&here, &reference.familiar())?;
-        let path = repository.layout().image(&meta.digest);
+        let Some(found) = find(repository.layout(), reference, &here)? else { continue };
+        found.meta.check_platform(&here, &reference.familiar())?;
         let system = context.system_repository()?.is_some_and(|s| s.root() == repository.root());
-        return Ok(Found { path: absolute(&path)?, config: meta.config, system });
+        return Ok(Found { path: absolute(&found.path)?, config: found.meta.config, system });
     }
     let place = context.repository()?.root().display().to_string();
     Err(Refusal::user(format!("image {} is not in the repository {place}", reference.familiar()))
@@ -113,16 +109,9 @@ fn file(path: &AbsPath) -> Result<Found, Failure> {
         Refusal::user(format!("cannot read the image {path}: {}", reason(&e)))
             .hint("check the path; a name without '/' or './' before it is looked up in the repository")
     })?;
-    let beside = Layout::meta_beside(path.as_path());
-    let config = match fs::metadata(&beside) {
-        Ok(meta) if meta.len() <= MAX_META as u64 => {
-            let text = fs::read(&beside).map_err(|e| Failure::io("read", &beside, &e))?;
-            // Any file may bear that name; what is no metadata is no configuration either.
-            ImageMeta::parse(&text, &beside.display().to_string()).map(|meta| meta.config).unwrap_or_default()
-        }
-        _ => ImageConfig::default(),
-    };
-    Ok(Found { path: path.clone(), config, system: false })
+    // Any file may bear the metadata's name; what is no metadata is no configuration either.
+    let meta = meta_beside(path.as_path()).ok().flatten();
+    Ok(Found { path: path.clone(), config: meta.map(|m| m.config).unwrap_or_default(), system: false })
 }
 
 /// How a node would mount it (D6): by the kernel only what root alone can write, unless the site trusts its users.

@@ -62,21 +62,19 @@ impl Args {
         target: &mut Target,
         client: &Client,
     ) -> Result<Option<super::shared::Made>, Failure> {
-        if let Some(digest) = &self.name.digest {
-            return match target.repository.has(digest) {
-                Some(_) => target.obtain(digest, "pulled", || unreachable_image(&self.name)).map(Some),
-                None => Ok(None),
-            };
+        if let Some(digest) = self.name.digest.as_ref().filter(|d| target.repository.has(d).is_some()) {
+            return target.obtain(digest, "pulled", || removed(&self.name)).map(Some);
         }
         let Some(tag) = target.repository.tag(&self.name, &target.platform) else { return Ok(None) };
         let (Some(before), Some(_)) = (&tag.resolved, target.repository.has(&tag.digest)) else {
             return Ok(None);
         };
-        if client.head(&self.name)? != *before {
+        // What a digest names does not change.
+        if self.name.digest.is_none() && client.head(&self.name)? != *before {
             return Ok(None);
         }
         target.resolved = Some(before.clone());
-        target.obtain(&tag.digest, "pulled", || unreachable_image(&self.name)).map(Some)
+        target.obtain(&tag.digest, "pulled", || removed(&self.name)).map(Some)
     }
 
     fn fetch(
@@ -108,7 +106,7 @@ impl Args {
 }
 
 /// An image that was there a moment ago and is now removed by another command.
-fn unreachable_image(reference: &Reference) -> Result<grus_core::image::ImageMeta, Failure> {
+fn removed(reference: &Reference) -> Result<grus_core::image::ImageMeta, Failure> {
     Err(Failure::System {
         what: format!("{} was removed by another command meanwhile", reference.familiar()),
         hint: Some("run the command again".into()),

@@ -132,21 +132,17 @@ impl Target<'_> {
         make: impl FnOnce() -> Result<ImageMeta, Failure>,
     ) -> Result<Made, Failure> {
         self.repository.prepare()?;
-        if let Some(meta) = self.repository.has(digest) {
-            return self.found(meta);
-        }
         let mut told = false;
-        let lock = Lock::take(&self.repository.layout().tmp(), digest, |waited| {
+        let _lock = Lock::take(&self.repository.layout().tmp(), digest, |waited| {
             if !told && waited > Duration::from_secs(1) {
                 told = true;
                 output::note("another command is making this image; waiting for it");
             }
             waited < LOCK_WAIT
         });
-        if lock.waited() {
-            if let Some(meta) = self.repository.has(digest) {
-                return self.found(meta);
-            }
+        // Only now: whoever had the lock may have made it, or removed it.
+        if let Some(meta) = self.repository.has(digest) {
+            return self.found(meta);
         }
         let meta = make()?;
         self.tag(meta, Status::Made(verb))

@@ -18,8 +18,11 @@ fn platform(os: &str, arch: &str, variant: &str) -> String {
 
 #[test]
 fn documents_are_told_apart_by_their_members() {
-    let manifest = format!(r#"{{"config":{{"digest":"{D}","size":1}},"layers":[{{"digest":"{D}","size":2}}]}}"#);
-    assert!(matches!(Document::parse(manifest.as_bytes(), "m"), Ok(Document::Manifest(m)) if m.layers.len() == 1));
+    let manifest =
+        format!(r#"{{"config":{{"digest":"{D}","size":1}},"layers":[{{"digest":"{D}","size":2}}]}}"#);
+    assert!(
+        matches!(Document::parse(manifest.as_bytes(), "m"), Ok(Document::Manifest(m)) if m.layers.len() == 1)
+    );
     for bad in ["{}", "[]", "x", r#"{"schemaVersion":1,"fsLayers":[]}"#, r#"{"layers":[],"manifests":[]}"#] {
         let e = Document::parse(bad.as_bytes(), "the\x1bthing").expect_err(bad);
         assert!(!e.what.contains('\x1b') && e.hint.is_some(), "{e}");
@@ -38,7 +41,10 @@ fn the_platform_decides_and_what_there_is_is_listed() {
     assert_eq!(at("linux/arm/v7").expect("v7").and_then(|p| p.variant).as_deref(), Some("v7"));
     assert_eq!(at("linux/arm").expect("any arm").and_then(|p| p.variant).as_deref(), Some("v6"));
     let e = at("linux/s390x").expect_err("not there");
-    assert_eq!(e.hint.as_deref(), Some("platforms it has: linux/amd64, linux/arm/v6, linux/arm/v7; choose one with --platform"));
+    assert_eq!(
+        e.hint.as_deref(),
+        Some("platforms it has: linux/amd64, linux/arm/v6, linux/arm/v7; choose one with --platform")
+    );
     let bare = index(&[""]);
     assert!(bare.choose(&Platform::here(), "x").is_ok(), "one manifest without a platform is taken");
 }

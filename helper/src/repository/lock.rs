@@ -1,7 +1,7 @@
 //! Owns the advisory lock that lets concurrent pulls of one image do the work once.
 
-use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use grus_core::digest::Digest;
@@ -11,8 +11,7 @@ use rustix::fs::{flock, FlockOperation};
 #[derive(Debug)]
 pub struct Lock {
     // flock(2) belongs to the open file; closing it releases the lock.
-    _file: Option<File>,
-    waited: bool,
+    held: Option<(File, PathBuf)>,
 }
 
 impl Lock {
@@ -21,29 +20,32 @@ impl Lock {
     /// flock), or waiting ends, the work is simply done again: correctness never depends on the lock.
     pub fn take(tmp: &Path, digest: &Digest, mut wait: impl FnMut(Duration) -> bool) -> Self {
         let path = tmp.join(format!("{}.lock", digest.hex()));
-        let none = |waited| Self { _file: None, waited };
-        let Ok(file) = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+        let none = Self { held: None };
+        let Ok(file) = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)
         else {
-            return none(false);
+            return none;
         };
         let start = Instant::now();
-        let mut waited = false;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Self { _file: Some(file), waited },
+                Ok(()) => return Self { held: Some((file, path)) },
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
-                Err(_) => return none(waited),
+                Err(_) => return none,
             }
-            waited = true;
             if !wait(start.elapsed()) {
-                return none(true);
+                return none;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
 
-    /// Whether someone else held it: the image may be there by now.
-    pub fn waited(&self) -> bool {
-        self.waited
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some((_file, path)) = &self.held {
+            // Whoever waits has the file open, gets the lock of a nameless file, and finds the image made. One
+            // that comes later makes a new file. Two holders at once would only mean double work.
+            let _ = fs::remove_file(path);
+        }
     }
 }

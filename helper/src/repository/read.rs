@@ -128,7 +128,11 @@ impl Repository {
 fn row(above: &[String], name: &str, path: &Path) -> Option<Row> {
     let platform = platform_of(name.strip_suffix(".json")?)?;
     let (tag, repository) = above.split_last()?;
-    let reference = Reference::parse(&format!("{}{tag}", repository.join("/"))).ok()?;
+    let suffix = match tag.strip_prefix('@') {
+        Some(hex) => format!("@sha256:{hex}"),
+        None => tag.clone(),
+    };
+    let reference = Reference::parse(&format!("{}{suffix}", repository.join("/"))).ok()?;
     let content = Tag::parse(&read_limited(path, MAX_TAG).ok()?, name).ok()?;
     Some(Row {
         reference: Some(reference),

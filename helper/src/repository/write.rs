@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use grus_core::image::ImageMeta;
 use grus_core::platform::Platform;
@@ -12,7 +13,7 @@ use grus_core::refusal::Refusal;
 use grus_core::repository::Tag;
 use rustix::fs::{renameat_with, RenameFlags, CWD};
 
-use super::{temp, Repository, TempFile};
+use super::{temp, Removed, Repository, TempFile};
 use crate::failure::Failure;
 
 /// Bytes of a SquashFS superblock.
@@ -53,8 +54,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Points `reference`'s tag at an image; nothing to do for a reference without a tag. False if the image
-    /// is no longer there: another command removed it in the meantime.
+    /// Points `reference`'s tag, or the digest it is pinned to, at an image. False, and no tag, if the image is
+    /// not there: another command removed it in the meantime.
     pub fn set_tag(&self, reference: &Reference, platform: &Platform, tag: &Tag) -> Result<bool, Failure> {
         if let Some(path) = self.layout.tag(reference, platform) {
             let dir = path.parent().unwrap_or(&path);
@@ -68,9 +69,16 @@ impl Repository {
                 }
             }
         }
-        // Tag first, then look: a concurrent removal hides the image first, then looks for tags. One of the
-        // two always sees the other (repository::remove).
-        Ok(self.has(&tag.digest).is_some())
+        // Tag first, then look: a concurrent removal hides the image first, then looks for tags, and brings it back
+        // if there is one (repository::remove). One of the two always sees the other.
+        for _ in 0..20 {
+            if self.has(&tag.digest).is_some() {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.drop_tag(reference, platform, &mut Removed::default())?;
+        Ok(false)
     }
 
     fn write_text(&self, to: &Path, text: &str) -> Result<(), Failure> {
@@ -120,12 +128,16 @@ fn sync_dir(dir: &Path) {
 fn check_superblock(file: &File, path: &Path) -> Result<u64, Failure> {
     let size = file.metadata().map_err(|e| Failure::io("read", path, &e))?.size();
     let mut head = [0; SUPERBLOCK];
-    file.read_exact_at(&mut head, 0)
-        .map_err(|_| Refusal::image("the result is shorter than a SquashFS superblock"))?;
+    file.read_exact_at(&mut head, 0).map_err(|_| unsound("shorter than a superblock"))?;
     super::read::bytes_used(&head)
         .filter(|used| *used <= size)
         .map(|_| size)
-        .ok_or_else(|| Refusal::image("the result is no whole SquashFS file").into())
+        .ok_or_else(|| unsound("damaged").into())
+}
+
+fn unsound(why: &str) -> Refusal {
+    Refusal::image(format!("the SquashFS file that was written is {why}"))
+        .hint("check the disk, and the source if it was a SquashFS file, and try again")
 }
 
 /// Reads a small file whole, at most `limit` bytes of it plus one, so that the caller sees it is too long.

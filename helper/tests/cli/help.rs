@@ -1,0 +1,93 @@
+//! The command line's texts are golden: a change of them is seen in review.
+
+use crate::support::{golden, Lab};
+
+#[test]
+fn help_of_every_command_is_as_accepted() {
+    let lab = Lab::new();
+    let help = |args: &[&str]| {
+        let mut command = lab.command(args);
+        // The width a user without a terminal gets; clap asks the environment otherwise.
+        command.env("COLUMNS", "100");
+        crate::support::Output::of(command.output().expect("grus starts")).ok().out
+    };
+    let top = help(&["--help"]);
+    let commands: Vec<&str> = top
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(commands.contains(&"pull") && commands.len() >= 7, "{commands:?}");
+    golden("help.txt", &top);
+    for command in commands.iter().filter(|c| **c != "help") {
+        golden(&format!("help-{command}.txt"), &help(&[command, "--help"]));
+    }
+}
+
+#[test]
+fn wrong_usage_is_one_sentence_and_a_way_out() {
+    let lab = Lab::new();
+    lab.run(["pul", "x"]).refused(2, "unrecognized subcommand 'pul'");
+    lab.run(["pull"]).refused(2, "required arguments were not provided");
+    lab.run(["pull", "UPPER"]).refused(2, "names of images are lower case");
+    lab.run(["pull", "--compression", "zip", "x"]).refused(2, "no compression");
+    lab.run(["pull", "--platform", "linux", "x"]).refused(2, "not a platform");
+    lab.run(["images", "\x1b[31mred"]).refused(2, "\\x1b[31mred");
+    lab.run(["import", "--\x1b[31m", "a", "b"]).refused(2, "unexpected argument");
+    lab.run(["--system", "--repository", "x", "images"]).refused(2, "cannot be used with");
+}
+
+#[test]
+fn no_command_shows_the_help() {
+    let lab = Lab::new();
+    let said = lab.run::<&str>([]);
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("First steps:"), "{said:?}");
+}
+
+#[test]
+fn version_and_completion_are_printed() {
+    let lab = Lab::new();
+    let version = lab.run(["version"]).ok().out;
+    assert!(version.starts_with(&format!("grus {} (linux/", env!("CARGO_PKG_VERSION"))), "{version}");
+    assert!(lab.run(["--version"]).ok().out.starts_with("grus "));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = lab.run(["completion", shell]).ok().out;
+        assert!(script.contains("writable-volatile"), "{shell} does not know the options of plan");
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let lab = Lab::new();
+    let mut child = lab.spawn(["completion", "bash"]);
+    drop(child.stdout.take());
+    let said = crate::support::Output::of(child.wait_with_output().expect("grus ends"));
+    assert_eq!((said.code, said.err.as_str()), (Some(141), ""));
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_is_an_error() {
+    let lab = Lab::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let output = lab.command(["version"]).stdout(full).output().expect("grus starts");
+    let said = crate::support::Output::of(output);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("No space left"), "{said:?}");
+}
+
+#[test]
+fn the_sites_file_is_obeyed_and_its_faults_are_told() {
+    let lab = Lab::new();
+    let site = lab.path("grus.toml");
+    std::fs::write(&site, "[repository]\nuser = \"{home}/x/{user}\"\nsystem = \"\"\n").expect("write");
+    let mut command = lab.command(["--system", "images"]);
+    command.env_remove("GRUS_REPOSITORY");
+    let said = crate::support::Output::of(command.output().expect("grus starts"));
+    said.refused(78, "no system repository");
+    std::fs::write(&site, "[repositry]\nuser = \"/x\"\n").expect("write");
+    lab.run(["images"]).refused(78, "did you mean 'repository'?");
+    lab.run(["--config", "/nowhere/grus.toml", "images"]).refused(78, "cannot read the site file");
+}
