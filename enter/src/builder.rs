@@ -158,9 +158,9 @@ fn late(phase: Phase, served: bool, limit: Duration) -> Failure {
             ("squashfuse_ll did not answer", "the image's file system may hang on this node; try again")
         }
         (Phase::Image | Phase::Plan, _) => {
-            ("opening the image or a bind source took too long", "a file system may hang on this node")
+            ("the file system did not answer", "it may hang on this node; try again, or on other nodes")
         }
-        _ => ("it took too long", "the node may be overloaded; try again"),
+        _ => ("it was not done", "the node may be overloaded; try again"),
     };
     Failure::Failed(Failed {
         phase,
@@ -264,3 +264,7 @@ fn follow((process, thread): (Pid, Pid)) -> Result<(), Failure> {
         .map_err(|e| crate::call::Broken::new(format!("setns({theirs})"), e))
         .during(Phase::Handover)
 }
+
+#[cfg(test)]
+#[path = "builder_tests.rs"]
+mod tests;

@@ -133,6 +133,9 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         (Phase::Volatile, Errno::PERM) => {
             "the image may hold marks of another overlay; import it again without them"
         }
+        (Phase::Volatile, Errno::PERM) => {
+            "the image may hold marks of another overlay; import it again without them"
+        }
         (_, Errno::PERM) => {
             "this must run as root with all capabilities; ask the administrator how slurmd runs"
         }

@@ -29,10 +29,10 @@ fn destinations_through_links_stay_inside() {
         ["../../../../../../opt/app", "/opt/app", "opt/./app", "/usr/../opt/app", "../opt/app/sub/.."];
     for (number, target) in targets.iter().enumerate() {
         let image = lab.image(&format!("i{number}"), |tree| replace(tree, "data", target));
-        let before = mounts();
+        let before = mounts(&lab);
         let contain = Contain::new(&image).root().mount(&format!("{}:/data", source.display()));
         assert_eq!(contain.sh("ls /opt/app").ok(), "mark\n", "{target}");
-        assert_eq!(mounts(), before, "{target}");
+        assert_eq!(mounts(&lab), before, "{target}");
     }
     // One that names a place of the host which the image lacks: it is made inside, not touched outside.
     let image = lab.image("host", |tree| replace(tree, "data", &outside.to_string_lossy()));
@@ -49,11 +49,11 @@ fn links_into_proc_lead_nowhere() {
     let outside = lab.dir("outside", 0o755);
     let through = format!("/proc/1/root{}", outside.display());
     let image = lab.image("a", |tree| replace(tree, "data", &through));
-    let before = mounts();
+    let before = mounts(&lab);
     let ran = Contain::new(&image).root().mount(&format!("{}:/data/x", source.display())).sh("true");
     assert_ne!(ran.code, Some(0), "mounting below the node's /proc must not work");
     assert_eq!(ran.err.lines().count(), 2, "{}", ran.err);
-    assert_eq!(mounts(), before);
+    assert_eq!(mounts(&lab), before);
     assert_eq!(fs::read_dir(&outside).expect("lab").count(), 0);
 }
 
@@ -61,7 +61,7 @@ fn links_into_proc_lead_nowhere() {
 fn a_hostile_etc_cannot_place_or_read_files_of_the_host() {
     let lab = lab!();
     let secret = lab.file("secret", "root:x:0:0:SECRET:/:/bin/sh\n", 0o600);
-    let before = mounts();
+    let before = mounts(&lab);
     let host = fs::read_to_string("/etc/passwd").expect("etc");
     for target in ["/proc/1/root/etc", "/proc/self/root/etc", "../../../../etc", "loop-a"] {
         let name = target.replace('/', "_");
@@ -72,7 +72,7 @@ fn a_hostile_etc_cannot_place_or_read_files_of_the_host() {
         });
         let ran = Contain::new(&image).root().sh("true");
         assert!(!ran.out.contains("SECRET"), "{ran:?}");
-        assert_eq!(mounts(), before, "{target}");
+        assert_eq!(mounts(&lab), before, "{target}");
         assert_eq!(fs::read_to_string("/etc/passwd").expect("etc"), host, "{target}");
     }
     let image = lab.image("p", |tree| replace(tree, "etc/passwd", &secret.to_string_lossy()));

@@ -7,16 +7,16 @@ use std::process::Stdio;
 
 use support::{eventually, loops, mounts, servers, Contain, Lab};
 
-fn nothing_left(lab: &Lab, before: &[u32], mounted: &str) {
+fn nothing_left(lab: &Lab, before: &[u32], mounted: &[String]) {
     eventually("no loop device", || loops(lab).is_empty());
     eventually("no server", || servers().iter().all(|pid| before.contains(pid)));
-    assert_eq!(mounts(), mounted);
+    assert_eq!(mounts(lab), mounted);
 }
 
 #[test]
 fn after_kill_9_of_everything() {
     let lab = lab!();
-    let (before, mounted) = (servers(), mounts());
+    let (before, mounted) = (servers(), mounts(&lab));
     let images = [lab.image("k", |_| ()), lab.users_image("u", |_| ())];
     let mut running: Vec<_> =
         images.iter().map(|i| Contain::new(i).volatile("/opt/app").start("sleep 1000; true")).collect();
@@ -42,7 +42,7 @@ fn after_kill_9_of_everything() {
 #[test]
 fn after_many_builds_good_and_bad() {
     let lab = lab!();
-    let (before, mounted) = (servers(), mounts());
+    let (before, mounted) = (servers(), mounts(&lab));
     let images = [lab.image("k", |_| ()), lab.users_image("u", |_| ())];
     for image in &images {
         for _ in 0..5 {
@@ -58,7 +58,7 @@ fn after_many_builds_good_and_bad() {
 #[test]
 fn many_at_once_get_their_own_loop_devices() {
     let lab = lab!();
-    let (before, mounted) = (servers(), mounts());
+    let (before, mounted) = (servers(), mounts(&lab));
     let image = lab.image("k", |_| ());
     let running: Vec<_> =
         (0..20).map(|_| Contain::new(&image).command("cat /opt/app/file; read x")).collect();

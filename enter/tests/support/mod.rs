@@ -277,9 +277,15 @@ pub fn servers() -> Vec<u32> {
         .collect()
 }
 
-/// The host's mounts.
-pub fn mounts() -> String {
-    fs::read_to_string("/proc/self/mountinfo").expect("proc")
+/// The host's mounts, without those in other directories for temporary files: other tests come and go there.
+pub fn mounts(lab: &Lab) -> Vec<String> {
+    let own = lab.path("").to_string_lossy().into_owned();
+    let all = fs::read_to_string("/proc/self/mountinfo").expect("proc");
+    let at = |line: &str| line.split(' ').nth(4).unwrap_or_default().to_owned() + "/";
+    let counts = |line: &&str| {
+        at(line).starts_with(&own) || !["/tmp/", "/run/", "/var/"].iter().any(|dir| at(line).starts_with(dir))
+    };
+    all.lines().filter(counts).map(str::to_owned).collect()
 }
 
 /// Waits until something holds; kernel and servers clean up a little later than the last close returns.
