@@ -13,6 +13,7 @@ mod lab;
 mod leaks;
 mod mounts;
 mod mpi;
+mod plugin;
 mod pull;
 mod tasks;
 mod torture;
@@ -44,6 +45,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("environment", environment::TESTS),
     ("tasks", tasks::TESTS),
     ("batch", batch::TESTS),
+    ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
     ("mpi", mpi::TESTS),
     ("torture", torture::TESTS),
