@@ -55,7 +55,7 @@ fn a_step_opts_out_with_none(lab: &Lab) {
 fn a_step_overrides_image_and_mounts(lab: &Lab) {
     let other = lab.system_image("no-passwd");
     let body = format!(
-        "srun -N1 -n1 --container-image={other} printenv IMAGE_NAME; srun -N1 -n1 printenv IMAGE_NAME"
+        "srun -N1 -n1 --container-image={other} sh -c 'echo $IMAGE_NAME'; srun -N1 -n1 sh -c 'echo $IMAGE_NAME'"
     );
     let _ = run(lab, &[], &body).completed().output_has("no-passwd\nbusybox\n");
     let body = "srun -N1 -n1 --mount=/usr:/other:ro ls -d /other /one; srun -N1 -n1 ls -d /one";

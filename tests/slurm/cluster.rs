@@ -57,8 +57,10 @@ fn a_second_lab_runs_beside_the_first(lab: &Lab) {
 }
 
 fn nodes_can_lack_devices(_lab: &Lab) {
-    let bare = grus_tests::Cluster::builder("bare").nodes(1).hidden_devices("loop*").up().expect("it comes up");
-    let run = bare.user("srun").args(["sh", "-c", "ls /dev; echo works >/dev/null; ls /dev/pts"]).run().success();
+    let bare =
+        grus_tests::Cluster::builder("bare").nodes(1).hidden_devices("loop*").up().expect("it comes up");
+    let run =
+        bare.user("srun").args(["sh", "-c", "ls /dev; echo works >/dev/null; ls /dev/pts"]).run().success();
     let _ = run.stdout_lacks("loop").stdout_has("null").stdout_has("ptmx");
 }
 

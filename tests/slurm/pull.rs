@@ -24,8 +24,11 @@ fn a_missing_image_is_pulled_once_at_submission(lab: &Lab) {
     let image = format!("--container-image={reference}");
     let run = lab.srun(&["-N2", "--container-pull=never", &image, "true"]).run().failure();
     let _ = run.stderr_has("grus pull");
-    let _ =
-        lab.srun(&["-N2", &image, "printenv", "IMAGE_NAME"]).run().success().stdout_is("busybox\nbusybox");
+    let _ = lab
+        .srun(&["-N2", &image, "sh", "-c", "echo $IMAGE_NAME"])
+        .run()
+        .success()
+        .stdout_is("busybox\nbusybox");
     let listed = lab.grus(&["images"]).run().success();
     let _ = listed.stdout_has("pull/missing");
     let _ = lab.srun(&["-N2", "--container-pull=never", &image, "true"]).run().success();
@@ -34,7 +37,7 @@ fn a_missing_image_is_pulled_once_at_submission(lab: &Lab) {
 fn a_changed_tag_is_pulled_only_when_asked(lab: &Lab) {
     let reference = push(lab, "busybox", "pull/moves:1");
     let image = format!("--container-image={reference}");
-    let name = |more: &[&str]| lab.srun(more).args([&image, "printenv", "IMAGE_NAME"]).run().success();
+    let name = |more: &[&str]| lab.srun(more).args([&image, "sh", "-c", "echo $IMAGE_NAME"]).run().success();
     let _ = name(&[]).stdout_is("busybox");
     push(lab, "no-passwd", "pull/moves:1");
     let _ = name(&[]).stdout_is("busybox");
@@ -44,7 +47,8 @@ fn a_changed_tag_is_pulled_only_when_asked(lab: &Lab) {
 
 fn a_batch_job_pulls_at_submission(lab: &Lab) {
     let reference = push(lab, "busybox", "pull/batch:1");
-    let script = format!("#!/bin/sh\n#SBATCH --container-image={reference}\nsrun -N2 printenv IMAGE_NAME\n");
+    let script =
+        format!("#!/bin/sh\n#SBATCH --container-image={reference}\nsrun -N2 sh -c 'echo $IMAGE_NAME'\n");
     // Held: what the repository has now, it got at submission.
     let job = lab.sbatch(&["-N2", "--hold"], &script);
     let _ = lab.grus(&["images"]).run().success().stdout_has("pull/batch");
@@ -57,7 +61,7 @@ fn an_image_in_the_repository_needs_no_registry(lab: &Lab) {
     let image = format!("--container-image={reference}");
     let _ = lab.grus(&["pull", &reference]).run().success();
     lab.registry().stop().expect("the registry stops");
-    let run = lab.srun(&[&image, "printenv", "IMAGE_NAME"]).run();
+    let run = lab.srun(&[&image, "sh", "-c", "echo $IMAGE_NAME"]).run();
     lab.registry().launch().expect("the registry starts again");
     let _ = run.success().stdout_is("busybox");
 }

@@ -8,7 +8,7 @@ use crate::account::Account;
 use crate::cluster::{root, Cluster};
 use crate::conf::Settings;
 use crate::daemon::start_time;
-use crate::machine::{locked, usable_proctrack};
+use crate::machine::{locked, usable_proctrack, Lock};
 
 /// What a cluster is to be like.
 #[derive(Debug, Clone)]
@@ -106,8 +106,7 @@ impl ClusterBuilder {
     /// settings is taken over as it is, any other of the same name is taken down first.
     pub fn up(self) -> Result<Cluster> {
         ensure!(rustix::process::getuid().is_root(), "only root can bring a lab up");
-        let _lock = locked()?;
-        sweep()?;
+        let _lock = self.locked_and_free()?;
         let dir = root().join(&self.settings.name);
         if let Ok(running) = Cluster::open(&self.settings.name) {
             if self.persistent && running.settings == self.settings && running.answers() {
@@ -136,6 +135,47 @@ impl ClusterBuilder {
     }
 }
 
+impl ClusterBuilder {
+    /// The lock, once no other live test run has a lab of this name: two runs of the same tests take turns.
+    fn locked_and_free(&self) -> Result<Lock> {
+        let mut told = false;
+        loop {
+            let lock = locked()?;
+            sweep()?;
+            let owner = Owner::of(&self.settings.name);
+            match owner.filter(|owner| owner.alive() && owner.pid != std::process::id()) {
+                None => return Ok(lock),
+                Some(owner) if !told => {
+                    eprintln!("waiting for lab {} of process {}", self.settings.name, owner.pid)
+                }
+                Some(_) => {}
+            }
+            drop(lock);
+            told = true;
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+    }
+}
+
+/// The test run a lab belongs to.
+struct Owner {
+    pid: u32,
+    start_time: u64,
+}
+
+impl Owner {
+    /// None for a persistent lab, and for none at all.
+    fn of(name: &str) -> Option<Self> {
+        let text = fs::read_to_string(root().join(name).join("owner")).ok()?;
+        let (pid, start) = text.split_once(' ')?;
+        Some(Self { pid: pid.parse().ok()?, start_time: start.parse().ok()? })
+    }
+
+    fn alive(&self) -> bool {
+        start_time(self.pid) == Some(self.start_time)
+    }
+}
+
 /// Takes down labs whose owner, a test run, is no more. Returns the names of those it leaves running.
 fn sweep() -> Result<Vec<String>> {
     let mut running = Vec::new();
@@ -145,10 +185,7 @@ fn sweep() -> Result<Vec<String>> {
         if !entry.file_type()?.is_dir() {
             continue;
         }
-        let owner = fs::read_to_string(entry.path().join("owner")).unwrap_or_default();
-        let gone = owner.split_once(' ').is_some_and(|(pid, start)| {
-            pid.parse().map_or(true, |pid| start_time(pid).map(|s| s.to_string()).as_deref() != Some(start))
-        });
+        let gone = Owner::of(&name).is_some_and(|owner| !owner.alive());
         match Cluster::open(&name) {
             Ok(lab) if gone => lab.take_down()?,
             _ => running.push(name),

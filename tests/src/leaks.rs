@@ -137,9 +137,10 @@ fn files(dir: &Path, uid: u32, lines: &mut BTreeSet<String>) {
     for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         let cgroups = fs::read_dir(hierarchy.path()).into_iter().flatten().flatten();
         for cgroup in cgroups.filter(|e| e.file_name().to_string_lossy().starts_with("slurm_")) {
+            // Slurm itself leaves a user's empty group at times, and takes it up again; a job's it removes.
             let user = cgroup.path().join(format!("uid_{uid}"));
-            if user.exists() {
-                lines.insert(format!("cgroup {}", user.display()));
+            for job in fs::read_dir(user).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+                lines.insert(format!("cgroup {}", job.path().display()));
             }
         }
     }
