@@ -14,7 +14,10 @@ crate::tests![
 
 #[track_caller]
 fn four_ranks_talk(lab: &Lab, options: &[&str], program: &str) {
-    let run = lab.srun(&["-N2", "-n4", "--ntasks-per-node=2"]).args(options).arg(program).run().success();
+    // The two nodes are one machine with one /dev/shm, where Open MPI names a node's segments by host name and
+    // local rank: those of test1 and test2 would be the same. So its ranks talk over TCP, on a node too.
+    let srun = lab.srun(&["-N2", "-n4", "--ntasks-per-node=2"]).env("OMPI_MCA_btl", "tcp,self");
+    let run = srun.args(options).arg(program).run().success();
     let ranks: Vec<String> = [(0, "test1"), (1, "test1"), (2, "test2"), (3, "test2")]
         .iter()
         .map(|(rank, node)| format!("rank {rank} of 4 on {node} in Debian GNU/Linux 12 (bookworm)"))
@@ -35,25 +38,21 @@ fn mpich_by_pmi2_over_the_network(lab: &Lab) {
     four_ranks_talk(lab, &["--mpi=pmi2", "--export=ALL,MPIR_CVAR_NOLOCAL=1", &image], "mpi-hello");
 }
 
-/// The two nodes are one machine with one /dev/shm, where Open MPI names a node's segments by host name and local
-/// rank: those of test1 and test2 would be the same. So ranks of a node talk over TCP here as well.
-const OVER_TCP: &str = "--export=ALL,OMPI_MCA_btl=tcp,self";
-
 fn open_mpi_by_pmix(lab: &Lab) {
     let image = format!("--container-image={}", lab.system_image("openmpi"));
-    four_ranks_talk(lab, &["--mpi=pmix", OVER_TCP, &image], "mpi-hello");
+    four_ranks_talk(lab, &["--mpi=pmix", &image], "mpi-hello");
 }
 
 fn open_mpi_through_shared_memory_on_one_node(lab: &Lab) {
     let image = format!("--container-image={}", lab.system_image("openmpi"));
-    let options = ["-N1", "-n4", "--mpi=pmix", "--export=ALL,OMPI_MCA_btl=vader,self", &image];
-    let run = lab.srun(&options).arg("mpi-hello").run().success();
+    let srun = lab.srun(&["-N1", "-n4", "--mpi=pmix", &image]).env("OMPI_MCA_btl", "vader,self");
+    let run = srun.arg("mpi-hello").run().success();
     let _ = run.stdout_has("4 ranks, sum of ranks 6").stdout_has("rank 3 of 4 on test1 in Debian");
 }
 
 fn mpi4py_by_pmix(lab: &Lab) {
     let image = format!("--container-image={}", lab.system_image("openmpi"));
-    four_ranks_talk(lab, &["--mpi=pmix", OVER_TCP, &image], "mpi-hello.py");
+    four_ranks_talk(lab, &["--mpi=pmix", &image], "mpi-hello.py");
 }
 
 fn mpi_works_from_a_users_own_image(lab: &Lab) {
