@@ -183,6 +183,26 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Runs `wait` with the terminal's signals unblocked. srun blocks them before it loads plugins, and a program
+/// that is started inherits that: neither could be interrupted (sigprocmask(2), execve(2)).
+pub fn interruptible<T>(wait: impl FnOnce() -> T) -> T {
+    // SAFETY: sigset_t is a set of integers, for which zero is a value; sigemptyset and sigaddset write to the
+    // set they are given, pthread_sigmask(3) reads one and writes the other, and all three know these signals.
+    let before = unsafe {
+        let (mut signals, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigemptyset(&mut signals);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+            libc::sigaddset(&mut signals, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals, &mut before);
+        before
+    };
+    let result = wait();
+    // SAFETY: puts back the mask that was read above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
+    result
+}
+
 /// The real user and group of this process.
 pub fn ids() -> (u32, u32) {
     // SAFETY: both always succeed (getuid(2), getgid(2)).

@@ -8,6 +8,8 @@ use grus_core::reference::Reference;
 use grus_core::site::Site;
 use grus_core::Refusal;
 
+use crate::abi;
+
 /// How an image is pulled.
 #[derive(Debug)]
 pub struct Puller {
@@ -27,19 +29,16 @@ impl Puller {
     }
 
     /// Pulls, and waits. What the program says, progress and errors alike, goes to our standard error: our
-    /// standard output is the job's. It is in our process group, so an interrupt from the terminal ends it.
+    /// standard output is the job's. It is in our process group, so an interrupt from the terminal ends it as
+    /// it ends us.
     pub fn pull(&self, reference: &Reference) -> Result<(), Refusal> {
         let shown = reference.familiar();
         let mut command = Command::new(&self.command);
         if let Some(config) = &self.config {
             command.env("GRUS_CONFIG", config);
         }
-        let status = command
-            .args(["pull", &shown])
-            .stdin(Stdio::null())
-            .stdout(std::io::stderr())
-            .status()
-            .map_err(|error| {
+        command.args(["pull", &shown]).stdin(Stdio::null()).stdout(std::io::stderr());
+        let status = abi::interruptible(|| command.status()).map_err(|error| {
             Refusal::site(format!("cannot run {} to pull image {shown}: {error}", self.command.display()))
                 .hint("ask the administrator to check pull.command in grus.toml")
         })?;
