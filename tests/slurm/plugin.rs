@@ -1,12 +1,13 @@
 //! The plugin's meeting with Slurm: which options win, what travels and what is forgotten, what a wrong set-up may
 //! and may not break, and that one file serves every release.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use grus_tests::daemon::wait_until;
 use grus_tests::{Cluster, Cmd};
-use rustix::process::Signal;
+use rustix::process::{kill_process_group, Pid, Signal};
 
 use crate::lab::Lab;
 
@@ -26,6 +27,7 @@ crate::tests![
     a_broken_site_file_leaves_other_jobs_alone,
     a_lost_image_server_is_explained,
     an_extern_step_is_left_alone,
+    an_interrupt_ends_a_pull_and_its_submission,
     a_refused_submission_has_the_exit_code_of_sruns_errors,
     one_file_is_stamped_for_every_release,
 ];
@@ -179,6 +181,29 @@ fn an_extern_step_is_left_alone(lab: &Lab) {
     let run = contain.user("srun").args([&image, "--mount=/no/such/dir", "true"]).run().failure();
     let _ = run.stderr_has("grus: contain1: cannot bind /no/such/dir");
     contain.assert_nodes_idle();
+}
+
+/// srun blocks the terminal's signals before it loads plugins: what it starts would inherit that.
+fn an_interrupt_ends_a_pull_and_its_submission(lab: &Lab) {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    silent.set_nonblocking(true).expect("a socket");
+    let address = silent.local_addr().expect("a bound socket");
+    let before = lab.snapshot();
+    for (program, work) in [("srun", "true"), ("sbatch", "--wrap=true"), ("salloc", "true")] {
+        let command = lab.user(program).arg(format!("--container-image={address}/some/image:1"));
+        let running = command.arg(work).spawn();
+        // A registry that never answers: once the pull has called, it waits.
+        let mut call = None;
+        let called = wait_until(Duration::from_secs(20), || {
+            call = call.take().or_else(|| silent.accept().ok());
+            call.is_some()
+        });
+        assert!(called, "{program} pulls nothing");
+        let group = i32::try_from(running.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process_group(group, Signal::INT).expect("it still runs");
+        let _ = running.wait().killed_by(2).stderr_has("interrupted");
+    }
+    before.assert_nothing_left();
 }
 
 fn a_refused_submission_has_the_exit_code_of_sruns_errors(lab: &Lab) {
