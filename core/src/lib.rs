@@ -24,5 +24,7 @@ pub mod repository;
 pub mod request;
 pub mod site;
 mod site_keys;
+pub mod stack;
+pub mod swap;
 
 pub use refusal::Refusal;

@@ -63,9 +63,26 @@ const NEAR: &[&str] = &[
 /// Longest symbol name that is kept, in bytes.
 const LONGEST: usize = 256;
 
+/// The interface between debuggers and launchers, which launchers define themselves: no MPI symbols.
+const DEBUGGERS: &[&str] = &[
+    "MPIR_Breakpoint",
+    "MPIR_being_debugged",
+    "MPIR_debug_",
+    "MPIR_proctable",
+    "MPIR_i_am_starter",
+    "MPIR_partial_attach_ok",
+    "MPIR_acquired_pre_main",
+    "MPIR_executable_path",
+    "MPIR_server_arguments",
+    "MPIR_forward_",
+    "MPIR_dll_name",
+    "MPIR_ignore_queues",
+];
+
 /// Whether `name` is a symbol of MPI.
 pub fn is_mpi(name: &str) -> bool {
-    MPI.iter().any(|p| name.starts_with(p))
+    let starts = |list: &[&str]| list.iter().any(|p| name.starts_with(p));
+    starts(MPI) && !starts(DEBUGGERS)
 }
 
 /// Whether `name` is kept at all. Names that the text form cannot hold are not: no compiler makes them.

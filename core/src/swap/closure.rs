@@ -1,0 +1,229 @@
+//! What must come along with host libraries: their closure, and the rule for libraries that the image has too.
+//!
+//! One SONAME, one copy in a process. MPI's own, fabric and PMI libraries are always the host's. Of a shared
+//! library the image's copy stays if it has every version node and symbol that the host's libraries need;
+//! else the host's takes its place if it has everything the image's has; else the stack does not fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::survey::{name_of, Survey};
+use super::{Reason, Verdict};
+use crate::elf::{ImageFacts, Object};
+use crate::path::AbsPath;
+use crate::refusal::Refusal;
+use crate::stack::{Library, Role, Stack};
+
+/// The host libraries that come in, and where they go over the image's.
+#[derive(Debug, Default)]
+pub(super) struct Closure<'a> {
+    /// In the order they were met.
+    pub libraries: Vec<&'a Library>,
+    /// Image files that a library is bound over.
+    pub over: BTreeMap<&'a AbsPath, &'a Library>,
+    pub warnings: Vec<String>,
+}
+
+pub(super) struct Collect<'q, 'a> {
+    pub image_name: &'q str,
+    pub facts: &'a ImageFacts,
+    pub survey: &'q Survey<'a>,
+    pub stack: &'a Stack,
+    pub reasons: &'q mut Vec<Reason>,
+}
+
+impl<'a> Collect<'_, 'a> {
+    /// The closure of `roots`.
+    pub fn closure(&mut self, roots: &[&'a Library]) -> Result<Closure<'a>, Refusal> {
+        let mut closure = Closure::default();
+        let mut settled: BTreeSet<&str> = BTreeSet::new();
+        for root in roots {
+            self.bring(root, &mut closure);
+        }
+        // Each round may bring libraries whose needs decide on further ones.
+        loop {
+            self.always_host(&mut closure);
+            let wanted = |l: &&Library| closure.libraries.iter().any(|by| named(by, l)) && !has(&closure, l);
+            let open: Vec<&'a Library> =
+                self.stack.library.iter().filter(|l| l.role == Role::Shared).filter(wanted).collect();
+            let before = closure.libraries.len();
+            for library in &open {
+                if self.shared(library, &mut closure, settled.contains(library.soname()))? {
+                    continue;
+                }
+                settled.insert(library.soname());
+            }
+            if closure.libraries.len() == before {
+                break;
+            }
+        }
+        self.absent(&mut closure);
+        Ok(closure)
+    }
+
+    /// Everything reachable that is always the host's.
+    fn always_host(&mut self, closure: &mut Closure<'a>) {
+        let mut next = 0;
+        while next < closure.libraries.len() {
+            let by = closure.libraries[next];
+            let stack = self.stack;
+            for library in stack.library.iter().filter(|l| named(by, l)) {
+                let always = matches!(library.role, Role::Mpi | Role::Fabric | Role::Pmi | Role::Plugin);
+                if always && !has(closure, library) {
+                    self.reasons.push(Reason::new(
+                        library.soname(),
+                        Verdict::Add,
+                        format!("{} of the host, needed by {}", library.path, by.soname()),
+                    ));
+                    self.bring(library, closure);
+                }
+            }
+            next += 1;
+        }
+    }
+
+    fn bring(&mut self, library: &'a Library, closure: &mut Closure<'a>) {
+        if has(closure, library) {
+            return;
+        }
+        closure.libraries.push(library);
+        // MPI libraries go over their counterparts only: other families use the same names.
+        let own = matches!(library.role, Role::Fabric | Role::Pmi)
+            || library.role == Role::Mpi && library.soname().starts_with("libopen-");
+        if own {
+            for (path, object) in copies(self.facts, library, &self.stack.machine) {
+                closure.over.insert(path, library);
+                self.outgrown(path, object, library, closure);
+            }
+        }
+    }
+
+    /// Other users of a replaced library may need more than the host's has. Users of MPI are verified one by
+    /// one; for the rest it is a warning.
+    fn outgrown(&mut self, path: &AbsPath, object: &Object, library: &Library, closure: &mut Closure<'a>) {
+        let lost = object.provides.iter().find(|n| !library.object.provides.contains(n));
+        let Some(lost) = lost else { return };
+        let needs = |o: &Object| o.requires.get(library.soname()).is_some_and(|n| n.contains(lost));
+        if let Some((user, _)) = self.facts.objects.iter().find(|(_, o)| needs(o)) {
+            closure
+                .warnings
+                .push(format!("{user} needs {lost} of {path}; the host's {} is older", library.path));
+        }
+    }
+
+    /// Decides on one shared library. True if it comes in.
+    fn shared(
+        &mut self,
+        library: &'a Library,
+        closure: &mut Closure<'a>,
+        again: bool,
+    ) -> Result<bool, Refusal> {
+        let seen = self.seen(library);
+        if seen.is_empty() {
+            let why = format!("{} of the host; the image has none", library.path);
+            self.reasons.push(Reason::new(library.soname(), Verdict::Add, why));
+            closure.libraries.push(library);
+            return Ok(true);
+        }
+        let lack = |object: &Object| {
+            closure.libraries.iter().find_map(|by| {
+                missing(by, library, object).map(|what| (by.soname().to_owned(), what.to_owned()))
+            })
+        };
+        let lacking: Vec<_> = seen.iter().filter_map(|(p, o)| Some((*p, lack(o)?))).collect();
+        let Some((path, (by, what))) = lacking.first().cloned() else {
+            if !again {
+                let why = "the image's own has everything that the host's libraries need";
+                self.reasons.push(Reason::new(library.soname(), Verdict::Keep, why));
+            }
+            return Ok(false);
+        };
+        let lost = seen.iter().find_map(|(p, o)| Some((*p, beyond(o, &library.object)?.to_owned())));
+        if let Some((theirs, lost)) = lost {
+            let why = format!(
+                "the host's {by} needs {what}, which {path} lacks; the host's copy lacks {lost} of {theirs}"
+            );
+            self.reasons.push(Reason::new(library.soname(), Verdict::Conflict, why));
+            return Err(Refusal::image(format!(
+                "image {}: {path} lacks {what}, which {by} of host stack {} needs, and the host's {} lacks {lost}",
+                self.image_name,
+                self.stack.label(),
+                library.soname()
+            ))
+            .hint("use an image with a newer copy of this library, or --container-mpi=image"));
+        }
+        let why = format!(
+            "the host's {by} needs {what}, which {path} lacks; {} has that and all the image's has",
+            library.path
+        );
+        self.reasons.push(Reason::new(library.soname(), Verdict::Replace, why));
+        closure.libraries.push(library);
+        closure.over.extend(seen.iter().map(|(p, _)| (*p, library)));
+        Ok(true)
+    }
+
+    /// The image's copies that a process with MPI could meet: those its users load, and what the cache and the
+    /// default directories lead to.
+    fn seen(&self, library: &Library) -> BTreeMap<&'a AbsPath, &'a Object> {
+        let name = library.soname();
+        let loaded = self.survey.before.values().filter_map(|l| l.named(name)).map(|l| l.file);
+        let plain = self.survey.world.plain(name, &self.stack.machine);
+        loaded.chain(plain).map(|f| (f.path, f.object)).collect()
+    }
+
+    /// Names that neither the stack nor the image has: only plugins may lack something.
+    fn absent(&mut self, closure: &mut Closure<'a>) {
+        let world = &self.survey.world;
+        let mut gone: Vec<(String, &Library)> = vec![];
+        for by in &closure.libraries {
+            for name in &by.object.needed {
+                if self.stack.library_named(name).is_none()
+                    && world.plain(name, &self.stack.machine).is_none()
+                {
+                    gone.push((name.clone(), by));
+                }
+            }
+        }
+        for (name, by) in gone {
+            let why = format!("{} needs it; neither the image nor the profile has it", by.path);
+            self.reasons.push(Reason::new(name, Verdict::Note, why));
+        }
+    }
+}
+
+fn has(closure: &Closure, library: &Library) -> bool {
+    closure.libraries.iter().any(|l| l.path == library.path)
+}
+
+fn named(by: &Library, library: &Library) -> bool {
+    by.object.needed.iter().any(|n| n == library.soname() || n == library.file_name())
+}
+
+/// Every object of the image with a library's SONAME.
+pub(super) fn copies<'a>(
+    facts: &'a ImageFacts,
+    library: &Library,
+    machine: &str,
+) -> Vec<(&'a AbsPath, &'a Object)> {
+    let same = |p: &AbsPath, o: &Object| {
+        o.machine == machine && o.soname.as_deref().unwrap_or(name_of(p)) == library.soname()
+    };
+    facts.objects.iter().filter(|(p, o)| same(p, o)).collect()
+}
+
+/// What `by` needs of `library` that `copy` lacks: a version node, or a symbol where there are no nodes.
+fn missing<'l>(by: &'l Library, library: &'l Library, copy: &Object) -> Option<&'l str> {
+    let nodes = by.object.requires.get(library.soname());
+    if let Some(nodes) = nodes {
+        return nodes.iter().map(String::as_str).find(|n| !copy.provides.iter().any(|p| p == n));
+    }
+    if !named(by, library) {
+        return None;
+    }
+    by.object.imports.iter().find(|s| library.object.exports.contains(s) && !copy.exports.contains(s))
+}
+
+/// What `copy` has beyond `other`.
+fn beyond<'l>(copy: &'l Object, other: &Object) -> Option<&'l str> {
+    let node = copy.provides.iter().map(String::as_str).find(|n| !other.provides.iter().any(|p| p == n));
+    node.or_else(|| copy.exports.iter().find(|s| !other.exports.contains(s)))
+}

@@ -1,0 +1,106 @@
+//! glibc: the image's own, unless a node is missing; then the host's as a whole, if the site allows it.
+//!
+//! One piece of another glibc breaks the loader ("GLIBC_PRIVATE"), so pieces are never mixed. A newer glibc
+//! runs what was linked to an older one; the reverse never holds.
+
+use super::closure::{copies, Closure};
+use super::loader::World;
+use super::{GlibcRule, Reason, Verdict};
+use crate::elf::{glibc_version, ImageFacts, Libc};
+use crate::refusal::Refusal;
+use crate::stack::{role_of, Library, Role, Stack};
+
+/// Checks every node that `closure` needs of glibc. True: the whole family was added to `closure`.
+pub(super) fn settle<'a>(
+    image_name: &str,
+    facts: &'a ImageFacts,
+    world: &World<'a>,
+    stack: &'a Stack,
+    rule: GlibcRule,
+    closure: &mut Closure<'a>,
+    reasons: &mut Vec<Reason>,
+) -> Result<bool, Refusal> {
+    let Some((by, library, node)) = lacking(world, stack, closure) else { return Ok(false) };
+    let version = match &facts.libc {
+        Libc::Glibc(version) => format!("glibc {version}"),
+        Libc::Musl => "musl".into(),
+        Libc::None => "no glibc".into(),
+    };
+    let why = format!("{} needs {node} of {library}; the image has {version}", by.path);
+    reasons.push(Reason::new("glibc", Verdict::Conflict, why));
+    let what = format!(
+        "image {image_name} has {version}; {} of host stack {} needs {node}",
+        by.soname(),
+        stack.label()
+    );
+    if rule == GlibcRule::Never {
+        return Err(Refusal::image(what).hint(
+            "use an image with a newer glibc; or the site may allow the host's with mpi.glibc = \"auto\" in grus.toml",
+        ));
+    }
+    let refuse = |why: String| {
+        Err(Refusal::image(format!("{what}, and the host's glibc cannot take its place: {why}"))
+            .hint("use an image with a newer glibc, or --container-mpi=image"))
+    };
+    let family: Vec<&Library> = stack.library.iter().filter(|l| l.role == Role::Glibc).collect();
+    let Some(libc) = family.iter().find(|l| l.soname() == "libc.so.6") else {
+        return refuse("the profile lists no glibc".into());
+    };
+    if !libc.object.provides.contains(&node) && glibc_version(&node).is_some() && library == "libc.so.6" {
+        return refuse(format!("it lacks {node} too"));
+    }
+    for (path, object) in facts.objects.iter().filter(|(_, o)| o.machine == stack.machine) {
+        let name = object.soname.as_deref().unwrap_or_default();
+        if name.is_empty() || role_of(name, object) != Role::Glibc {
+            continue;
+        }
+        let Some(host) = family.iter().find(|l| l.soname() == name) else {
+            // An NSS module or a debugging aid that the host lacks fails where it is opened; it is told.
+            if name.starts_with("libnss_") || name.starts_with("libthread_db") {
+                closure.warnings.push(format!("{path} does not work with the host's glibc"));
+                continue;
+            }
+            return refuse(format!("the host has no {name}"));
+        };
+        if let Some(node) = object.provides.iter().find(|n| !host.object.provides.contains(n)) {
+            return refuse(format!("the image's {name} has {node}, the host's does not"));
+        }
+    }
+    for library in family {
+        for (path, _) in copies(facts, library, &stack.machine) {
+            closure.over.insert(path, library);
+        }
+        closure.libraries.push(library);
+    }
+    reasons.push(Reason::new("glibc", Verdict::Replace, "the host's, as a whole, as the site allows"));
+    closure.warnings.push(format!(
+        "the container runs on the host's glibc: {}",
+        by.soname().to_owned() + " needs " + &node
+    ));
+    Ok(true)
+}
+
+/// The first node that the image's glibc lacks: needed by whom, of which library.
+fn lacking<'a>(
+    world: &World<'a>,
+    stack: &Stack,
+    closure: &Closure<'a>,
+) -> Option<(&'a Library, String, String)> {
+    for by in &closure.libraries {
+        for (library, nodes) in &by.object.requires {
+            if !nodes.iter().any(|n| n.starts_with("GLIBC_")) {
+                continue;
+            }
+            let Some(file) = world.plain(library, &stack.machine) else {
+                let node = nodes.iter().max_by_key(|n| glibc_version(n))?;
+                return Some((by, library.clone(), node.clone()));
+            };
+            let newest =
+                nodes.iter().filter(|n| !file.object.provides.contains(n)).max_by_key(|n| glibc_version(n));
+            if let Some(node) = newest {
+                return Some((by, library.clone(), node.clone()));
+            }
+        }
+    }
+    None
+}

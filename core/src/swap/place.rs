@@ -1,0 +1,165 @@
+//! Where host libraries go in the container, and everything else a stack brings.
+//!
+//! A library that stands for one of the image's is bound over its real file: cache, RPATH, RUNPATH,
+//! LD_LIBRARY_PATH and absolute dlopen all lead there. Every name is also in one new directory, which is found
+//! twice: by LD_LIBRARY_PATH and by an ld.so.cache of our own. A stack's directories keep their host paths
+//! where the image leaves them free.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::closure::Closure;
+use super::loader::World;
+use super::{Bind, Extent, ExtraBind, Question, Swap, HOST_DIR, LIBRARY_DIR};
+use crate::elf::ImageFacts;
+use crate::ldcache::{self, Cache, Entry};
+use crate::path::AbsPath;
+use crate::refusal::Refusal;
+use crate::stack::{Library, Role, Stack};
+
+/// A swap and the same as the loader's world, for the proof.
+pub(super) struct Placed<'a> {
+    pub swap: Swap,
+    pub world: World<'a>,
+}
+
+/// Lays out `closure`; `names` are further names of libraries.
+pub(super) fn place<'a>(
+    q: &Question<'a>,
+    stack: &'a Stack,
+    extent: Extent,
+    closure: &Closure<'a>,
+    names: &[(String, &'a Library)],
+    glibc: bool,
+) -> Result<Placed<'a>, Refusal> {
+    let facts = q.image;
+    let dir = AbsPath::parse(LIBRARY_DIR)?;
+    let mut swap = Swap { extent, stack: stack.name.clone(), glibc, ..Swap::default() };
+    swap.warnings.clone_from(&closure.warnings);
+    swap.extras = extras(stack, extent, glibc, q.taken)?;
+    let mut placed: HashMap<String, &'a Library> = HashMap::new();
+    for library in &stack.library {
+        if let Some(at) = at_extra(&swap.extras, &library.path) {
+            placed.insert(at.into(), library);
+        }
+    }
+    for (destination, library) in &closure.over {
+        swap.over.push(Bind { source: library.path.clone(), destination: (*destination).clone() });
+    }
+    let mut cached = vec![];
+    for library in &closure.libraries {
+        let over = closure.over.iter().find(|(_, l)| l.path == library.path).map(|(p, _)| (*p).clone());
+        if library.role == Role::Glibc {
+            continue;
+        }
+        let target = match at_extra(&swap.extras, &library.path).or(over) {
+            Some(target) => target,
+            None => {
+                let earlier = swap.files.insert(library.file_name().to_owned(), library.path.clone());
+                if earlier.is_some_and(|p| p != library.path) {
+                    swap.warnings.push(format!("two host files are called {}", library.file_name()));
+                }
+                dir.join(library.file_name())
+            }
+        };
+        let further = names.iter().filter(|(_, l)| l.path == library.path).map(|(n, _)| n.as_str());
+        for name in further.chain([library.soname(), library.file_name()]) {
+            if dir.join(name) != target {
+                swap.links.insert(name.to_owned(), target.clone());
+            }
+            placed.insert(dir.join(name).into(), library);
+            if library.role != Role::Plugin {
+                cached.push(name.to_owned());
+            }
+        }
+    }
+    let cache = cache(facts, stack, cached);
+    if !(swap.files.is_empty() && swap.links.is_empty()) {
+        swap.library_path = Some(dir);
+        swap.cache = Some(cache.write());
+    }
+    surroundings(stack, extent, &mut swap);
+    let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
+    let library_path = swap.library_path.iter().map(|d| d.to_string());
+    let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
+    let world = World::with(facts, &stack.machine, over, placed, library_path, Some(&cache));
+    Ok(Placed { swap, world })
+}
+
+/// The image's cache with our names in it.
+fn cache(facts: &ImageFacts, stack: &Stack, mut names: Vec<String>) -> Cache {
+    names.sort();
+    names.dedup();
+    let flags = ldcache::flags(&stack.machine).unwrap_or_default();
+    let entry = |name: String| Entry {
+        path: format!("{LIBRARY_DIR}/{name}"),
+        name,
+        flags,
+        osversion: 0,
+        hwcaps: None,
+        hwcap: 0,
+    };
+    let mut cache = facts.cache.clone().unwrap_or_default();
+    cache.replace(names.into_iter().map(entry).collect());
+    cache
+}
+
+fn extras(
+    stack: &Stack,
+    extent: Extent,
+    glibc: bool,
+    taken: &dyn Fn(&AbsPath) -> bool,
+) -> Result<Vec<ExtraBind>, Refusal> {
+    let mut out = vec![];
+    for extra in &stack.path {
+        let wanted = match extra.with {
+            Role::Glibc => glibc,
+            Role::Fabric => true,
+            _ => extent == Extent::Mpi,
+        };
+        if !wanted {
+            continue;
+        }
+        let moved = !extra.replace && taken(&extra.path);
+        let destination = match moved {
+            true => AbsPath::parse(&format!("{HOST_DIR}{}", extra.path))?,
+            false => extra.path.clone(),
+        };
+        out.push(ExtraBind { source: extra.path.clone(), destination, optional: extra.optional });
+    }
+    Ok(out)
+}
+
+/// The container's path of a host file that lies in one of the stack's directories.
+fn at_extra(extras: &[ExtraBind], path: &AbsPath) -> Option<AbsPath> {
+    let extra = extras.iter().find(|e| path.is_within(&e.source))?;
+    AbsPath::parse(&format!("{}{}", extra.destination, &path.as_str()[extra.source.as_str().len()..])).ok()
+}
+
+/// Devices and variables. In values, paths of the stack's directories become those of the container.
+fn surroundings(stack: &Stack, extent: Extent, swap: &mut Swap) {
+    swap.devices.clone_from(&stack.devices);
+    let moved: Vec<&ExtraBind> = swap.extras.iter().filter(|e| e.source != e.destination).collect();
+    let told = |values: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+        // Below an image's MPI only libfabric's own variables make sense.
+        let ours = values.iter().filter(|(n, _)| extent == Extent::Mpi || n.starts_with("FI_"));
+        ours.map(|(n, v)| (n.clone(), relocate(v, &moved))).collect()
+    };
+    let (set, default, prepend) =
+        (told(&stack.environment.set), told(&stack.environment.default), told(&stack.environment.prepend));
+    (swap.set, swap.default, swap.prepend) = (set, default, prepend);
+}
+
+/// A ':'-separated value with moved directories replaced, whole components only.
+fn relocate(value: &str, moved: &[&ExtraBind]) -> String {
+    let one = |part: &str| {
+        // libfabric's '+' and '@' before a path keep their places.
+        let at = part.find('/').unwrap_or(part.len());
+        let (mark, path) = part.split_at(at);
+        let hit = moved.iter().find_map(|e| {
+            let rest = path.strip_prefix(e.source.as_str())?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| format!("{mark}{}{rest}", e.destination))
+        });
+        hit.unwrap_or_else(|| part.to_owned())
+    };
+    value.split(':').map(one).collect::<Vec<_>>().join(":")
+}

@@ -1,0 +1,127 @@
+//! The proof: every MPI user of the image is linked again, simulated, with the swap in place.
+//!
+//! For each: every library it had is still found, the host's MPI is the one and only, every strong MPI symbol
+//! has a definition, and every version node is there. What was already wrong without the swap is not ours.
+
+use std::collections::BTreeSet;
+
+use super::family::provider_family;
+use super::loader::{File, Linked};
+use super::place::Placed;
+use super::survey::Survey;
+use crate::elf::is_mpi;
+use crate::path::AbsPath;
+use crate::refusal::Refusal;
+use crate::stack::{Library, Role, Stack};
+
+pub(super) struct Verify<'q, 'a> {
+    pub image_name: &'q str,
+    pub stack: &'a Stack,
+    pub survey: &'q Survey<'a>,
+    pub placed: &'q Placed<'a>,
+    /// Users of an MPI that is swapped.
+    pub users: BTreeSet<&'a AbsPath>,
+}
+
+impl<'a> Verify<'_, 'a> {
+    /// Links every user, and every host library by itself as a plugin would be.
+    pub fn verify(&self, libraries: &[&'a Library]) -> Result<(), Refusal> {
+        for (path, before) in &self.survey.before {
+            let Some(root) = before.loaded.first() else { continue };
+            let after = self.placed.world.link(path.as_str(), root.file);
+            self.found(path, before, &after)?;
+            self.versions(path, before, &after)?;
+            if self.users.contains(path) {
+                self.one_mpi(path, &after)?;
+                self.symbols(path, before, &after)?;
+            }
+        }
+        for library in libraries.iter().filter(|l| l.role != Role::Glibc) {
+            let at = format!("{}/{}", super::LIBRARY_DIR, library.file_name());
+            let root = File { path: &library.path, object: &library.object, host: true };
+            let after = self.placed.world.link(&at, root);
+            let none = Linked::default();
+            // A plugin that lacks something is not opened; everything else must load.
+            if library.role != Role::Plugin {
+                self.found(&library.path, &none, &after)?;
+                self.versions(&library.path, &none, &after)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, what: String) -> Refusal {
+        Refusal::image(format!("image {} with host stack {}: {what}", self.image_name, self.stack.label()))
+            .hint("--container-mpi=image runs the image's own MPI; 'grus explain' shows each library")
+    }
+
+    fn found(&self, path: &AbsPath, before: &Linked, after: &Linked) -> Result<(), Refusal> {
+        let lost = after.missing.iter().find(|(_, n)| !before.missing.iter().any(|(_, m)| m == n));
+        match lost {
+            None => Ok(()),
+            Some((by, name)) => {
+                let by = after.loaded[*by].file.path;
+                Err(self.refuse(format!("{by} (loaded by {path}) needs {name}, which neither side has")))
+            }
+        }
+    }
+
+    fn versions(&self, path: &AbsPath, before: &Linked, after: &Linked) -> Result<(), Refusal> {
+        let missing = first_missing_node(after);
+        match missing {
+            Some((by, library, node)) if first_missing_node(before) != missing => {
+                Err(self.refuse(format!("{by} (loaded by {path}) needs {node} of {library}, which lacks it")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Exactly one C library of each family, and the host's wherever the swap is about that family.
+    fn one_mpi(&self, path: &AbsPath, after: &Linked) -> Result<(), Refusal> {
+        let kind = |f: &File| provider_family(f.soname(), f.object);
+        let providers: Vec<File> =
+            after.loaded.iter().map(|l| l.file).filter(|f| kind(f).is_some()).collect();
+        let ours = |f: &&File| kind(f).is_some_and(|k| self.stack.mpi_of(k).is_some());
+        if let Some(image) = providers.iter().filter(ours).find(|f| !f.host) {
+            return Err(self.refuse(format!("{path} would still load {} of the image", image.path)));
+        }
+        let mut families: Vec<_> = providers.iter().filter_map(kind).collect();
+        families.sort();
+        families.dedup();
+        if families.len() < providers.len() || families.len() > 1 {
+            let both: Vec<&str> = providers.iter().map(|f| f.path.as_str()).collect();
+            return Err(self.refuse(format!("{path} would load two MPIs: {}", both.join(" and "))));
+        }
+        Ok(())
+    }
+
+    fn symbols(&self, path: &AbsPath, before: &Linked, after: &Linked) -> Result<(), Refusal> {
+        let defined = |l: &Linked, s: &str| l.loaded.iter().any(|o| o.file.object.exports.contains(s));
+        for loaded in &after.loaded {
+            let object = loaded.file.object;
+            let undefined = object
+                .imports
+                .iter()
+                .find(|s| is_mpi(s) && !defined(after, s) && (loaded.file.host || defined(before, s)));
+            if let Some(symbol) = undefined {
+                return Err(self.refuse(format!(
+                    "{} (loaded by {path}) needs {symbol}, which nothing defines any more",
+                    loaded.file.path
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first version node that an object needs and the object it names lacks. Where that one has no nodes at
+/// all, the loader only warns.
+fn first_missing_node<'l>(linked: &'l Linked) -> Option<(&'l AbsPath, &'l str, &'l str)> {
+    linked.loaded.iter().find_map(|by| {
+        by.file.object.requires.iter().find_map(|(name, nodes)| {
+            let provides = &linked.named(name)?.file.object.provides;
+            let node = nodes.iter().find(|n| !provides.is_empty() && !provides.contains(n))?;
+            Some((by.file.path, name.as_str(), node.as_str()))
+        })
+    })
+}
