@@ -26,8 +26,8 @@ use crate::tar::{Entry, Kind, TarReader};
 
 /// More threads than this would wait for the one decoder.
 const MAX_DEFAULT_WORKERS: usize = 16;
-/// From this many cores on, decompression has a thread of its own; with fewer it would only add copying.
-const READ_AHEAD_CORES: usize = 4;
+/// From this many workers on, decompression has a thread of its own; with fewer it would only add copying.
+const READ_AHEAD_WORKERS: usize = 4;
 
 /// Converts `layers` (bottom first) to a SquashFS file in `out`, which must be empty and open for
 /// reading and writing. The caller syncs and publishes the file; after an error it must discard it.
@@ -36,8 +36,8 @@ const READ_AHEAD_CORES: usize = 4;
 ///
 /// Memory: `2 * workers + 8` slots of two blocks (3 MiB with 2 workers), a compressor's state for each
 /// worker, one decompressor (up to 128 MiB for a zstd layer made with such a window, else below 1 MiB,
-/// with 4 cores and more 2 MiB of read-ahead), and about 250 bytes for each entry of the layers, their
-/// names included: 20 MiB for 70 000 entries. [`crate::Limits`] bounds the latter.
+/// with 4 workers and more 2 MiB of read-ahead), and about 350 bytes for each entry of the layers, names
+/// included: 25 MB for 70 000 entries. [`crate::Limits`] bounds the latter.
 pub fn convert<L: LayerSource>(
     layers: &[L],
     out: &File,
@@ -57,7 +57,7 @@ pub fn convert<L: LayerSource>(
     std::thread::scope(|scope| {
         let store = Store::start(scope, out, start, options.compression, options.block_size, workers)?;
         let layers = layers.iter().map(|layer| layer as &dyn LayerSource).collect();
-        let mut pass = Pass::new(layers, store, options, observer, cores >= READ_AHEAD_CORES);
+        let mut pass = Pass::new(layers, store, options, observer, workers >= READ_AHEAD_WORKERS);
         match pass.read_all().and_then(|()| pass.second_passes()) {
             Ok(time) => pass.finish(out, time),
             Err(Stop::Named(error)) => Err(error),

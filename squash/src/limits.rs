@@ -4,8 +4,8 @@
 /// Ceilings for one conversion. The defaults are far above any real image; a site may lower them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries in all layers together, whiteouts included. Default: 5 million (about 150 bytes of
-    /// memory each, plus their names).
+    /// Entries in all layers together, whiteouts included. Default: 2 million; each takes
+    /// about 350 bytes of memory.
     pub entries: u64,
     /// Bytes of all regular files of all layers together, holes counted. Default: 2 TiB.
     pub total_size: u64,
@@ -40,7 +40,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            entries: 5_000_000,
+            entries: 2_000_000,
             total_size: 2 << 40,
             file_size: 1 << 40,
             metadata_size: 512 << 20,
