@@ -78,11 +78,20 @@ fn an_unused_builder_ends_its_thread() {
 #[test]
 fn the_thread_blocks_signals_but_not_those_of_setuid() {
     let builder = Builder::start().expect("thread");
-    let status = fs::read_dir("/proc/self/task")
-        .expect("proc")
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
-        .find(|status| status.starts_with("Name:\tgrus-builder\n"))
-        .expect("the thread, by its name");
+    let named = || {
+        let tasks = fs::read_dir("/proc/self/task").expect("proc");
+        tasks
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok())
+            .find(|status| status.starts_with("Name:\tgrus-builder\n"))
+    };
+    // A new thread gives itself its name.
+    let end = Instant::now() + TIME_LIMIT;
+    let status = loop {
+        match named() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < end, "no thread of that name"),
+        }
+    };
     let mask = status.lines().find_map(|l| l.strip_prefix("SigBlk:\t")).expect("a mask");
     let mask = u64::from_str_radix(mask, 16).expect("hex");
     // All but KILL (9) and STOP (19), which cannot be blocked, and 32 and 33, which are libc's (nptl(7)).

@@ -118,7 +118,7 @@ pub(crate) fn reason(errno: Errno) -> String {
 pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
     let text = match (phase, errno) {
         (_, Errno::NOSYS) => "this node's kernel is too old: Grus needs Linux 5.12 or newer",
-        (Phase::Mount, Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
+        (Phase::Mount, Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTTY) => {
             "ask the administrator to load the kernel modules loop, squashfs and fuse on this node"
         }
         (Phase::Mount, Errno::INVAL | Errno::IO) => {
@@ -129,9 +129,6 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         }
         (Phase::Volatile, Errno::OPNOTSUPP) => {
             "this node's kernel lacks access control lists on tmpfs (CONFIG_TMPFS_POSIX_ACL)"
-        }
-        (Phase::Volatile, Errno::PERM) => {
-            "the image may hold marks of another overlay; import it again without them"
         }
         (Phase::Volatile, Errno::PERM) => {
             "the image may hold marks of another overlay; import it again without them"

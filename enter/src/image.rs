@@ -135,7 +135,7 @@ mod tests {
             (head(4, 9)[..50].to_vec(), 50, "image i is truncated: 50 of at least 96 bytes are there"),
             (head(3, 1), 4096, "i is not an image: it is SquashFS 3.0, and only 4.0 is known"),
             (vec![], 0, "i is not an image: it is not a SquashFS file"),
-            (b"\x1f\x8b\x08".to_vec(), 3, "i is not an image: it is not a SquashFS file"),
+            (b"#!/bin/sh".to_vec(), 9, "i is not an image: it is not a SquashFS file"),
             (b"\x1f\x8b\x08\0".to_vec(), 4, "image i is an archive, not a SquashFS file"),
         ] {
             assert_eq!(check("i", &bytes, size).expect_err(text).what, text);

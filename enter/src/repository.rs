@@ -30,9 +30,8 @@ pub struct Found {
     pub meta: ImageMeta,
 }
 
-/// Looks an image up by digest, else by tag. `None` if the repository does not have it, or has it only in part.
-///
-/// A reference pinned to an index's digest is found by its tag's file if that remembers the index.
+/// Looks an image up by digest, else by the file of its tag or pinned digest, which may be an index's. `None` if the
+/// repository does not have it, or has it only in part.
 pub fn find(layout: &Layout, reference: &Reference, platform: &Platform) -> Result<Option<Found>, Refusal> {
     if let Some(digest) = &reference.digest {
         if let Some(found) = by_digest(layout, digest)? {
@@ -42,10 +41,7 @@ pub fn find(layout: &Layout, reference: &Reference, platform: &Platform) -> Resu
     let Some(file) = layout.tag(reference, platform) else { return Ok(None) };
     let Some(text) = read(&file, MAX_TAG, "tag file")? else { return Ok(None) };
     let tag = Tag::parse(&text, &file.to_string_lossy())?;
-    match &reference.digest {
-        Some(pinned) if tag.resolved.as_ref() != Some(pinned) => Ok(None),
-        _ => by_digest(layout, &tag.digest),
-    }
+    by_digest(layout, &tag.digest)
 }
 
 /// All images of a repository, by digest. One that cannot be read is an entry with its refusal.

@@ -41,9 +41,8 @@ fn images_that_are_none() {
     let lab = lab!();
     let whole = lab.image("a", |_| ());
     let cut = lab.path("cut.squashfs");
-    let length = fs::metadata(&whole).expect("lab").len();
     fs::copy(&whole, &cut).expect("lab");
-    OpenOptions::new().write(true).open(&cut).and_then(|f| f.set_len(length / 2)).expect("lab");
+    OpenOptions::new().write(true).open(&cut).and_then(|f| f.set_len(500)).expect("lab");
     refused(&cut, "is truncated: ", "pull, import or copy the image again");
     refused(&lab.file("text", "hello\n", 0o644), "is not an image: it is not a SquashFS file", "grus pull");
     refused(&lab.file("empty", "", 0o644), "is not an image", "grus pull");
