@@ -45,36 +45,47 @@ impl From<RegistryError> for SendError {
 
 /// The innermost reason of an error of the HTTP client, which names no URL.
 pub fn cause(error: &reqwest::Error) -> String {
-    let mut inner: &dyn Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
+    let inner = chain(error).last().map(ToString::to_string);
     match error.is_timeout() {
         true => "timed out".to_owned(),
-        false => inner.to_string(),
+        false => inner.unwrap_or_default(),
     }
 }
 
-/// Whether TLS itself said no to the server's certificate: plain HTTP must not be tried then.
-pub fn is_distrust(error: &SendError) -> bool {
-    match error {
-        SendError::Broken(e) => certificate_fault(e).is_some() || !e.is_connect(),
-        SendError::Silent(_) | SendError::Set(_) => true,
-    }
+/// Whether the other side does not speak TLS at all: it answered something else, or hung up on the first
+/// message. Nothing less is a reason to try plain HTTP, least of all a certificate that is not trusted.
+pub fn is_not_tls(error: &SendError) -> bool {
+    let SendError::Broken(error) = error else { return false };
+    let hung_up = |e: &io::Error| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        matches!(e.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+    };
+    error.is_connect()
+        && match tls_fault(error) {
+            Some(fault) => matches!(fault, rustls::Error::InvalidMessage(_)),
+            None => chain(error).any(|e| e.downcast_ref::<io::Error>().is_some_and(hung_up)),
+        }
+}
+
+/// An error and its reasons. An io::Error's `source` passes over the error it wraps, so that comes first.
+fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |&e| {
+        match e.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),
+            None => e.source(),
+        }
+    })
+}
+
+fn tls_fault(error: &reqwest::Error) -> Option<&rustls::Error> {
+    chain(error).find_map(|e| e.downcast_ref())
 }
 
 fn certificate_fault(error: &reqwest::Error) -> Option<String> {
-    let mut next: Option<&dyn Error> = Some(error);
-    while let Some(inner) = next {
-        let tls = inner.downcast_ref::<rustls::Error>().or_else(|| {
-            inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|e| e.downcast_ref())
-        });
-        if let Some(rustls::Error::InvalidCertificate(why)) = tls {
-            return Some(why.to_string());
-        }
-        next = inner.source();
+    match tls_fault(error)? {
+        rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
+        _ => None,
     }
-    None
 }
 
 /// No answer, or not the whole of it.
@@ -112,7 +123,8 @@ fn down(what: String) -> RegistryError {
 }
 
 /// A status that is neither success nor redirect. `words` are the registry's own; `account` says whether
-/// the request carried an account.
+/// the request carried an account, `foreign` that the registry
+/// had redirected it to another host.
 pub fn refused(
     call: &Call<'_>,
     url: &Url,
@@ -120,6 +132,7 @@ pub fn refused(
     wait: Option<Duration>,
     words: &str,
     account: bool,
+    foreign: bool,
 ) -> Failure {
     let host = host_of(url);
     let registry = &call.endpoint.registry;
@@ -127,6 +140,11 @@ pub fn refused(
     let said = if words.is_empty() { String::new() } else { format!(": {words}") };
     let again = wait.map_or(Again::Yes, Again::After);
     match status.as_u16() {
+        401 | 403 if foreign => RegistryError::new(
+            Kind::Refused,
+            format!("{host}, where {registry} keeps its layers, answered {status}"),
+        )
+        .into(),
         401 | 403 if account => RegistryError::new(
             Kind::Auth,
             format!("{host} refuses the stored account access to {thing}{said}"),

@@ -106,7 +106,8 @@ impl Download {
         let mut at = claim.start;
         loop {
             let before = at;
-            let failure = match self.attempt(&mut claim, endpoint, &mut at).await {
+            let direct = lock(&self.direct).get(&(endpoint, claim.layer)).cloned();
+            let failure = match self.attempt(&mut claim, endpoint, direct.clone(), &mut at).await {
                 Ok(Attempt::Done) => return lock(&self.window).done(&claim),
                 Ok(Attempt::Void) => return self.wake(),
                 Err(failure) => failure,
@@ -114,9 +115,15 @@ impl Download {
             if at > before {
                 backoff.progressed();
             }
-            let stale = lock(&self.direct).remove(&(endpoint, claim.layer)).is_some();
-            if stale && failure.again == Again::Never {
-                continue; // A signed address expires; the registry gives a new one.
+            if direct.is_some() {
+                // A signed address expires; the registry gives a new one.
+                let mut kept = lock(&self.direct);
+                if kept.get(&(endpoint, claim.layer)) == direct.as_ref() {
+                    kept.remove(&(endpoint, claim.layer));
+                }
+                if failure.again == Again::Never {
+                    continue;
+                }
             }
             self.progress.restarted(claim.layer, at, &failure.error);
             match backoff.pause(failure) {
@@ -134,11 +141,16 @@ impl Download {
     }
 
     /// One request for what of `claim` is still missing; `at` moves with every byte that arrived.
-    async fn attempt(&self, claim: &mut Claim, endpoint: usize, at: &mut u64) -> Result<Attempt, Failure> {
+    async fn attempt(
+        &self,
+        claim: &mut Claim,
+        endpoint: usize,
+        direct: Option<Url>,
+        at: &mut u64,
+    ) -> Result<Attempt, Failure> {
         let size = self.layers[claim.layer].size;
         let complete = *at == 0 && claim.end == size;
         let range = (!claim.whole && !complete).then(|| format!("bytes={at}-{}", claim.end - 1));
-        let direct = lock(&self.direct).get(&(endpoint, claim.layer)).cloned();
         let path = format!("blobs/{}", self.layers[claim.layer].digest);
         let call = Call {
             endpoint: &self.endpoints[endpoint],
@@ -264,17 +276,18 @@ impl Download {
         let mut next = lock(&self.window).next_to_hash(claim.layer);
         while let Some(hashing) = next {
             let done = hashing.run();
+            // Told under the lock: a reader that has seen the end has seen all progress.
             let mut window = lock(&self.window);
             let advance = window.hashed(done);
-            next = window.next_to_hash(claim.layer);
-            drop(window);
-            self.readable.notify_all();
             if advance.gained > 0 {
                 self.progress.bytes(claim.layer, advance.gained);
             }
             if advance.finished {
                 self.progress.finished(claim.layer);
             }
+            next = window.next_to_hash(claim.layer);
+            drop(window);
+            self.readable.notify_all();
         }
         true
     }

@@ -22,6 +22,9 @@ use super::token::Tokens;
 /// Redirects that are followed in one request.
 const MAX_REDIRECTS: usize = 6;
 
+/// Renewals of a token in one request: another connection may use up what this one renewed.
+const MAX_RENEWALS: usize = 3;
+
 /// All connections of a client.
 #[derive(Debug)]
 pub struct Transport {
@@ -51,7 +54,7 @@ pub struct Call<'a> {
     pub direct: Option<Url>,
 }
 
-/// An answer with status 2xx.
+/// An answer with status 2xx, or 416 to a range.
 #[derive(Debug)]
 pub struct Reply {
     /// The answer, its body unread.
@@ -79,7 +82,7 @@ impl Transport {
         let scheme = self.scheme(endpoint);
         let first = endpoint.url(scheme, call.path)?;
         let mut url = call.direct.clone().unwrap_or_else(|| first.clone());
-        let mut asked = false;
+        let mut renewals = 0;
         for _ in 0..=MAX_REDIRECTS {
             let own = url.origin() == first.origin();
             let account = match own {
@@ -88,10 +91,7 @@ impl Transport {
             };
             let response = match self.request(call, &url, account.clone()).await {
                 Err(e)
-                    if own
-                        && scheme == "https"
-                        && self.may_be_plain(endpoint)
-                        && !answer::is_distrust(&e) =>
+                    if own && scheme == "https" && self.may_be_plain(endpoint) && answer::is_not_tls(&e) =>
                 {
                     return self.send_plain(call).await;
                 }
@@ -101,17 +101,23 @@ impl Transport {
                 lock(&self.schemes).insert(host.to_owned(), scheme);
             }
             let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && own && !asked {
+            if status == StatusCode::UNAUTHORIZED && own && renewals < MAX_RENEWALS {
                 let values = response.headers().get_all(WWW_AUTHENTICATE);
                 let challenges = challenge::parse(values.iter().filter_map(|v| v.to_str().ok()));
-                self.tokens.renew(self, endpoint, &challenges, account).await?;
-                asked = true;
+                self.tokens.renew(self, endpoint, &challenges, account.clone()).await?;
+                // The same account again would be refused again.
+                if account.is_some() && self.tokens.current(self, endpoint).await? == account {
+                    return Err(self.refused(call, &url, response, false).await);
+                }
+                renewals += 1;
             } else if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
                 url = self.redirect(&url, &response)?;
-            } else if status.is_success() {
+            } else if status.is_success()
+                || (status == StatusCode::RANGE_NOT_SATISFIABLE && call.range.is_some())
+            {
                 return Ok(Reply { response, redirected: (!own).then_some(url) });
             } else {
-                return Err(self.refused(call, &url, response).await);
+                return Err(self.refused(call, &url, response, !own).await);
             }
         }
         let what = format!("{host} redirects in circles");
@@ -232,13 +238,13 @@ impl Transport {
     }
 
     /// An answer that is neither success nor redirect.
-    async fn refused(&self, call: &Call<'_>, url: &Url, mut response: Response) -> Failure {
+    async fn refused(&self, call: &Call<'_>, url: &Url, mut response: Response, foreign: bool) -> Failure {
         let status = response.status();
         let asked = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
         let wait = asked.and_then(|v| retry_after(v, SystemTime::now()));
         let body = self.body(&mut response, answer::LONGEST_ERROR).await.unwrap_or_default();
         let account = self.tokens.has_account(call.endpoint);
-        answer::refused(call, url, status, wait, &answer::message(&body), account)
+        answer::refused(call, url, status, wait, &answer::message(&body), account, foreign)
     }
 
     /// At most `most` bytes of a body; Err where it is longer or breaks off.

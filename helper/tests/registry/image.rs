@@ -1,6 +1,8 @@
 //! Images in memory, and the answers of a registry that has them.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use grus_core::digest::Digest;
 use grus_helper::verify::digest_of;
@@ -112,4 +114,35 @@ pub fn ranged(bytes: &[u8], request: &Request) -> Answer {
     }
     Answer { status: 206, ..Answer::ok(bytes[first..=last].to_vec()) }
         .header("Content-Range", &format!("bytes {first}-{last}/{}", bytes.len()))
+}
+
+impl Content {
+    /// Writes all of it where a docker-registry keeps `repository`, with every manifest that has a tag.
+    pub fn store(&self, storage: &Path, repository: &str) {
+        let root = storage.join("docker/registry/v2");
+        let repository = root.join("repositories").join(repository);
+        let write = |path: std::path::PathBuf, bytes: &[u8]| {
+            fs::create_dir_all(path.parent().expect("below the root")).expect("directory");
+            fs::write(path, bytes).expect("write");
+        };
+        let blob = |digest: &str, bytes: &[u8]| {
+            let hex = digest.trim_start_matches("sha256:");
+            write(root.join("blobs/sha256").join(&hex[..2]).join(hex).join("data"), bytes);
+            hex.to_owned()
+        };
+        for (digest, bytes) in &self.blobs {
+            let hex = blob(digest, bytes);
+            write(repository.join("_layers/sha256").join(hex).join("link"), digest.as_bytes());
+        }
+        for (name, (_, bytes)) in &self.manifests {
+            let digest = digest_of(bytes).to_string();
+            let hex = blob(&digest, bytes);
+            write(repository.join("_manifests/revisions/sha256").join(&hex).join("link"), digest.as_bytes());
+            if !name.starts_with("sha256:") {
+                let tag = repository.join("_manifests/tags").join(name);
+                write(tag.join("current/link"), digest.as_bytes());
+                write(tag.join("index/sha256").join(hex).join("link"), digest.as_bytes());
+            }
+        }
+    }
 }

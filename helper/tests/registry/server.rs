@@ -91,6 +91,21 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::listen(None, handler)
+    }
+
+    /// The same over TLS.
+    pub fn start_tls(
+        config: Arc<rustls::ServerConfig>,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(Some(config), handler)
+    }
+
+    fn listen(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
@@ -101,8 +116,16 @@ impl Server {
                 if ends.load(Ordering::SeqCst) {
                     return;
                 }
-                let (handler, notes, ends) = (handler.clone(), notes.clone(), ends.clone());
-                std::thread::spawn(move || serve(stream, &*handler, &notes, &ends));
+                // No test waits longer for a request than this.
+                let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+                let (handler, notes, ends, tls) = (handler.clone(), notes.clone(), ends.clone(), tls.clone());
+                std::thread::spawn(move || match tls {
+                    None => serve(stream, &*handler, &notes, &ends),
+                    Some(config) => {
+                        let tls = rustls::ServerConnection::new(config).expect("a good configuration");
+                        serve(rustls::StreamOwned::new(tls, stream), &*handler, &notes, &ends);
+                    }
+                });
             }
         });
         Self { port, stop, log }
@@ -131,22 +154,18 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>, stop: &AtomicBool) {
-    // No test waits longer for a request than this.
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
-    let Ok(mut out) = stream.try_clone() else { return };
-    let mut input = BufReader::new(stream);
-    while let Some(request) = read_request(&mut input) {
+fn serve(stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>, stop: &AtomicBool) {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read_request(&mut stream) {
         log.lock().expect("unpoisoned").push(request.clone());
         let answer = handler(&request);
-        if write_answer(&mut out, &request, &answer, stop).is_none() {
+        if write_answer(stream.get_mut(), &request, &answer, stop).is_none() {
             break;
         }
     }
-    let _ = out.shutdown(std::net::Shutdown::Both);
 }
 
-fn read_request(input: &mut BufReader<TcpStream>) -> Option<Request> {
+fn read_request(input: &mut impl BufRead) -> Option<Request> {
     let mut line = String::new();
     input.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
@@ -173,7 +192,7 @@ fn read_request(input: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 /// None where the connection is to be closed.
-fn write_answer(out: &mut TcpStream, request: &Request, answer: &Answer, stop: &AtomicBool) -> Option<()> {
+fn write_answer(out: &mut impl Write, request: &Request, answer: &Answer, stop: &AtomicBool) -> Option<()> {
     match answer.how {
         How::Closed => return None,
         How::Silent => return hold(stop),
@@ -217,7 +236,7 @@ fn write_answer(out: &mut TcpStream, request: &Request, answer: &Answer, stop: &
     }
 }
 
-fn chunk(out: &mut TcpStream, bytes: &[u8]) -> Option<()> {
+fn chunk(out: &mut impl Write, bytes: &[u8]) -> Option<()> {
     out.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).ok()?;
     out.write_all(bytes).ok()?;
     out.write_all(b"\r\n").ok()
