@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -190,13 +192,13 @@ fn root() -> Result<(u64, u64), Refusal> {
 
 /// What init_post_opt can know; None where the step stays on the host.
 fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
-    let Some(text) = spank.getenv(VARIABLE).map_err(unreadable)? else { return Ok(None) };
-    // The tasks must not see it: an srun inside the container would take it for its own.
-    spank.unsetenv(VARIABLE).map_err(unreadable)?;
     let (job, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
     if step == SLURM_EXTERN_CONT {
         return Ok(None);
     }
+    let Some(text) = request_text(&spank.job_env_os().map_err(unreadable)?) else { return Ok(None) };
+    // The tasks must not see it: an srun inside the container would take it for its own.
+    spank.unsetenv(VARIABLE).map_err(unreadable)?;
     let request = Request::decode(&text)?;
     if !request.wants_container() {
         return Ok(None);
@@ -210,6 +212,14 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
             .hint("the node may be short of memory or processes; tell the administrator")
     })?;
     Ok(Some(Wanted { request, site: Arc::new(site), builder, place: Place::find(job) }))
+}
+
+/// The request in the job's environment. Not by spank_getenv(3), whose code for 'not set' differs by release.
+fn request_text(environment: &[&OsStr]) -> Option<String> {
+    let name = VARIABLE.as_bytes();
+    let value =
+        |variable: &&OsStr| variable.as_bytes().strip_prefix(name)?.strip_prefix(b"=").map(<[u8]>::to_vec);
+    environment.iter().find_map(value).map(|text| String::from_utf8_lossy(&text).into_owned())
 }
 
 fn unreadable(error: SpankError) -> Refusal {
@@ -301,7 +311,7 @@ fn workdir() -> Result<AbsPath, Refusal> {
 }
 
 /// `NAME=value` as pairs; what is not UTF-8 is not ours to judge and stays as it is.
-fn environment(variables: &[&std::ffi::OsStr]) -> BTreeMap<String, String> {
+fn environment(variables: &[&OsStr]) -> BTreeMap<String, String> {
     let pairs = variables.iter().filter_map(|variable| variable.to_str()?.split_once('='));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
@@ -312,4 +322,44 @@ fn set_environment(container: &Container, spank: &SpankHandle) -> Result<(), Fai
     let set = edits.set.iter().try_for_each(|(name, value)| spank.setenv(name, value, true));
     let unset = edits.unset.iter().try_for_each(|name| spank.unsetenv(name));
     set.and(unset).map_err(|error| unreadable(error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_is_found_by_its_whole_name() {
+        let found = |variables: &[&str]| request_text(&variables.iter().map(OsStr::new).collect::<Vec<_>>());
+        assert_eq!(found(&["A=1", "SLURM_GRUS_REQUEST={}", "B=2"]).as_deref(), Some("{}"));
+        assert_eq!(found(&["SLURM_GRUS_REQUEST=a=b"]).as_deref(), Some("a=b"));
+        assert_eq!(
+            found(&["SLURM_SPANK_GRUS_REQUEST={}", "SLURM_GRUS_REQUEST_X={}", "SLURM_GRUS_REQUEST"]),
+            None
+        );
+    }
+
+    #[test]
+    fn batch_scripts_and_shells_run_inside_only_if_asked() {
+        let mut site = Site::defaults();
+        let said = |batch| Request { batch, ..Request::default() };
+        for script in [SLURM_BATCH_SCRIPT, SLURM_INTERACTIVE_STEP] {
+            assert!(!runs_inside(script, &said(None), &site));
+            assert!(runs_inside(script, &said(Some(true)), &site));
+        }
+        assert!(runs_inside(0, &said(None), &site));
+        site.batch.container = true;
+        assert!(runs_inside(SLURM_BATCH_SCRIPT, &said(None), &site));
+        assert!(!runs_inside(SLURM_BATCH_SCRIPT, &said(Some(false)), &site));
+        assert!(!runs_inside(SLURM_EXTERN_CONT, &said(Some(true)), &site));
+    }
+
+    #[test]
+    fn a_task_that_slurm_ends_has_not_failed_by_itself() {
+        for (status, by_itself) in
+            [(0, false), (9, false), (15, false), (7, true), (1 << 8, true), (135 << 8, true)]
+        {
+            assert_eq!(failed_by_itself(status), by_itself, "{status:#x}");
+        }
+    }
 }
