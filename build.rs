@@ -18,7 +18,9 @@ fn main() {
     println!("cargo:rerun-if-changed=../build.rs");
     println!("cargo:rerun-if-env-changed=GRUS_SLURM_INCLUDE");
 
-    match from_headers() {
+    let read = from_headers();
+    println!("cargo:rustc-env=GRUS_SLURM_HEADERS={}", if read.is_some() { "read" } else { "lack" });
+    match read {
         Some(text) => fs::write(&out, text).expect("OUT_DIR is writable"),
         None => drop(fs::copy(&checked_in, &out).expect("the checked-in constants can be copied")),
     }

@@ -28,6 +28,10 @@ mod slurm_constants {
         /// The checked-in constants are those of the headers; only the headers' release may be another.
         #[test]
         fn the_checked_in_constants_are_those_of_the_headers() {
+            if env!("GRUS_SLURM_HEADERS") == "lack" {
+                println!("skipped: this build found no Slurm headers or no libclang to read them with");
+                return;
+            }
             let sorted = |text: &'static str| {
                 let mut lines: Vec<&str> =
                     text.lines().filter(|line| !line.contains("SLURM_VERSION_NUMBER")).collect();
