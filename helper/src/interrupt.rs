@@ -14,6 +14,9 @@ use signal_hook::iterator::Signals;
 
 static TEMPORARY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
+/// Takes moving lines off the terminal.
+static SCREEN: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
+
 /// Ends the process cleanly on SIGINT, SIGTERM and SIGHUP, unless they were ignored from the start (nohup,
 /// background jobs of scripts).
 pub fn install() -> io::Result<()> {
@@ -33,6 +36,11 @@ pub fn temporary() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What takes moving lines off the terminal before the last words.
+pub fn set_screen(clear: Box<dyn Fn() + Send>) {
+    *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(clear);
+}
+
 /// Forgets and removes `path`.
 pub fn remove(path: &Path) {
     let mut files = temporary();
@@ -47,10 +55,11 @@ fn end(signal: i32) {
     for path in files.iter() {
         let _ = fs::remove_file(path);
     }
-    // \r and erase-line take a progress line away; a plain stderr gets the sentence alone.
-    let mut stderr = io::stderr().lock();
-    let clear = if io::IsTerminal::is_terminal(&stderr) { "\r\x1b[J\x1b[?25h" } else { "" };
-    let _ = writeln!(stderr, "{clear}grus: interrupted; nothing was changed");
+    if let Some(clear) = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        clear();
+    }
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(io::stderr().lock(), "grus: interrupted; nothing was changed");
     std::process::exit(128 + signal);
 }
 

@@ -5,19 +5,22 @@
 use std::io::{self, IsTerminal, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use grus_squash::{LayerSource, Observer};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::build::Layer;
+use crate::interrupt;
 use crate::output;
 use crate::registry::{self, RegistryError};
 
+// Every line fits into a terminal of 60 columns: one that wraps could not be taken back.
 const TOTAL: &str =
-    "{prefix} {bar:20} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left, {msg}";
-const TOTAL_UNSIZED: &str = "{prefix} {spinner} {decimal_bytes} {decimal_bytes_per_sec}, {msg}";
-const LAYER: &str = "  {prefix} {bar:20} {decimal_bytes}/{decimal_total_bytes}";
-const LAYER_UNSIZED: &str = "  {prefix} {spinner} {decimal_bytes}";
+    "  {prefix:12} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4} left";
+const TOTAL_UNSIZED: &str = "  {prefix:12} {spinner} {decimal_bytes:>9} {decimal_bytes_per_sec:>11}";
+const LAYER: &str = "  {prefix:12} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9}";
+const LAYER_UNSIZED: &str = "  {prefix:12} {spinner} {decimal_bytes:>9}";
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +47,14 @@ struct Known {
 }
 
 enum Lines {
-    Terminal { all: MultiProgress, total: ProgressBar, done: AtomicU64 },
+    Terminal { all: MultiProgress, total: ProgressBar, stopped: Arc<AtomicBool> },
     Plain(Mutex<u64>),
     Silent,
 }
 
 impl Progress {
-    /// For layers of these names (digests) and sizes in bytes (0: unknown), bottom first.
+    /// For layers of these names (digests) and sizes in bytes (0: unknown), bottom first. `title` says what is
+    /// being done to what.
     pub fn new(style: Style, title: &str, layers: impl IntoIterator<Item = (String, u64)>) -> Self {
         let layers: Vec<Known> = layers
             .into_iter()
@@ -62,9 +66,17 @@ impl Progress {
                 bar: OnceLock::new(),
             })
             .collect();
+        if style == Style::Full {
+            let size = match layers.iter().map(|l| l.size).sum() {
+                0 => String::new(),
+                size => format!(", {}", output::bytes(size)),
+            };
+            let plural = if layers.len() == 1 { "" } else { "s" };
+            output::note(&format!("{title}: {} layer{plural}{size}", layers.len()));
+        }
         let lines = match style {
             Style::Silent => Lines::Silent,
-            Style::Full if io::stderr().is_terminal() => terminal(title, &layers),
+            Style::Full if io::stderr().is_terminal() => terminal(&layers),
             Style::Full => Lines::Plain(Mutex::new(0)),
         };
         Self { lines, layers }
@@ -86,8 +98,11 @@ impl Progress {
         let before = known.seen.fetch_add(n, Ordering::Relaxed);
         // A connection taken up again may bring bytes twice.
         let n = if known.size > 0 { n.min(known.size.saturating_sub(before)) } else { n };
-        if let Lines::Terminal { all, total, .. } = &self.lines {
-            let bar = known.bar.get_or_init(|| all.insert_before(total, layer_bar(known)));
+        if let Lines::Terminal { all, total, stopped } = &self.lines {
+            if stopped.load(Ordering::SeqCst) {
+                return;
+            }
+            let bar = known.bar.get_or_init(|| layer_bar(all, total, known));
             bar.inc(n);
             total.inc(n);
         }
@@ -101,13 +116,11 @@ impl Progress {
         }
         match &self.lines {
             Lines::Silent => {}
-            Lines::Terminal { all, total, done } => {
+            Lines::Terminal { all, .. } => {
                 if let Some(bar) = known.bar.get() {
                     bar.finish_and_clear();
                     all.remove(bar);
                 }
-                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                total.set_message(format!("{done}/{} layers", self.layers.len()));
             }
             Lines::Plain(done) => {
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,30 +132,35 @@ impl Progress {
     }
 }
 
-fn terminal(title: &str, layers: &[Known]) -> Lines {
+fn terminal(layers: &[Known]) -> Lines {
     let all = MultiProgress::new();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let (screen, stop) = (all.clone(), stopped.clone());
+    interrupt::set_screen(Box::new(move || {
+        stop.store(true, Ordering::SeqCst);
+        // Whoever draws at this moment is done by then. Nothing to be done about a terminal that is gone.
+        std::thread::sleep(Duration::from_millis(20));
+        let _ = screen.clear();
+    }));
     let size = layers.iter().map(|l| l.size).sum::<u64>();
     let known = layers.iter().all(|l| l.size > 0);
-    let total = all.add(bar(if known { Some(size) } else { None }, TOTAL, TOTAL_UNSIZED));
-    total.set_prefix(title.to_owned());
-    total.set_message(format!("0/{} layers", layers.len()));
-    Lines::Terminal { all, total, done: AtomicU64::new(0) }
+    let total = all.add(bar(known.then_some(size), TOTAL, TOTAL_UNSIZED, "total".into()));
+    Lines::Terminal { all, total, stopped }
 }
 
-fn layer_bar(known: &Known) -> ProgressBar {
-    let bar = bar((known.size > 0).then_some(known.size), LAYER, LAYER_UNSIZED);
-    bar.set_prefix(short(&known.name));
-    bar
+/// A layer's line, above the total.
+fn layer_bar(all: &MultiProgress, total: &ProgressBar, known: &Known) -> ProgressBar {
+    let size = (known.size > 0).then_some(known.size);
+    all.insert_before(total, bar(size, LAYER, LAYER_UNSIZED, short(&known.name)))
 }
 
-fn bar(size: Option<u64>, sized: &str, unsized_: &str) -> ProgressBar {
-    let (bar, template) = match size {
-        Some(size) => (ProgressBar::new(size), sized),
-        None => (ProgressBar::new_spinner(), unsized_),
-    };
+/// A line that draws nothing until it has its place among the others.
+fn bar(size: Option<u64>, sized: &str, unsized_: &str, prefix: String) -> ProgressBar {
+    let template = if size.is_some() { sized } else { unsized_ };
+    let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::hidden());
     // The templates are constants, tried by a test; the default style would do otherwise.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.with_style(style.progress_chars("=> "))
+    bar.with_style(style.progress_chars("=> ")).with_prefix(prefix)
 }
 
 fn short(name: &str) -> String {
@@ -236,6 +254,6 @@ mod tests {
         for template in [TOTAL, TOTAL_UNSIZED, LAYER, LAYER_UNSIZED] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
-        assert!(matches!(terminal("t", &layers), Lines::Terminal { .. }));
+        assert!(matches!(terminal(&layers), Lines::Terminal { .. }));
     }
 }

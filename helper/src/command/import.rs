@@ -79,8 +79,9 @@ impl Args {
             Identity::AfterReading(_) => None,
         };
         let make = || {
+            let title = format!("importing {}", self.name.familiar());
             let sizes = image.layers.iter().map(|l| (l.source.name(), l.size));
-            let progress = Arc::new(Progress::new(self.making.style(), &self.name.familiar(), sizes));
+            let progress = Arc::new(Progress::new(self.making.style(), &title, sizes));
             let layers = watched(image.layers, &progress);
             let image = Image { layers, ..image };
             let built =

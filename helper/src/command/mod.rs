@@ -3,12 +3,15 @@
 mod completion;
 mod images;
 mod import;
+mod inspect;
 mod launch_options;
 mod name;
 mod plan;
+mod prune;
 mod pull;
 mod rmi;
 mod shared;
+mod tag;
 mod version;
 
 use clap::Subcommand;
@@ -25,8 +28,14 @@ pub enum Command {
     Import(import::Args),
     /// List the images of a repository
     Images(images::Args),
+    /// Show all that is known of an image
+    Inspect(inspect::Args),
+    /// Give an image another name
+    Tag(tag::Args),
     /// Remove images
     Rmi(rmi::Args),
+    /// Remove what is old or unused
+    Prune(prune::Args),
     /// Show what a container would be, without starting it
     Plan(plan::Args),
     /// Print the completion script of a shell
@@ -43,6 +52,9 @@ impl Command {
             Command::Pull(args) => args.run(&context()?),
             Command::Import(args) => args.run(&context()?),
             Command::Images(args) => args.run(&context()?),
+            Command::Inspect(args) => args.run(&context()?),
+            Command::Tag(args) => args.run(&context()?),
+            Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
             Command::Plan(args) => args.run(&context()?),
             Command::Completion(args) => args.run(),

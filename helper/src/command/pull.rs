@@ -86,7 +86,7 @@ impl Args {
         let name = self.name.familiar();
         let config = Config::parse(&resolved.config, &format!("the configuration of {name}"))?;
         let sizes = resolved.layers.iter().map(|l| (l.digest.to_string(), l.size));
-        let progress = Arc::new(Progress::new(self.making.style(), &name, sizes));
+        let progress = Arc::new(Progress::new(self.making.style(), &format!("pulling {name}"), sizes));
         let watch: Arc<dyn Watch> = progress.clone();
         let sources = client.download(resolved, watch)?;
         let layers = resolved.layers.iter().zip(sources);

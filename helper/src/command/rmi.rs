@@ -76,10 +76,11 @@ fn remove(repository: &Repository, what: Meant) -> Result<(), Failure> {
     for digest in &digests {
         repository.remove_image(digest, &mut removed)?;
     }
-    say(&removed)
+    output::print(&said(&removed))
 }
 
-fn say(removed: &Removed) -> Result<(), Failure> {
+/// What was removed, a line each.
+pub(super) fn said(removed: &Removed) -> String {
     let mut text = String::new();
     for (reference, platform) in &removed.tags {
         let foreign = if Platform::here().runs(platform) { String::new() } else { format!(" ({platform})") };
@@ -88,7 +89,7 @@ fn say(removed: &Removed) -> Result<(), Failure> {
     for (digest, bytes) in &removed.images {
         text += &format!("Deleted: {digest} ({})\n", output::bytes(*bytes));
     }
-    output::print(&text)
+    text
 }
 
 fn tags<'a>(rows: &[&'a Row]) -> Vec<(&'a Reference, &'a Platform)> {

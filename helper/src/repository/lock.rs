@@ -1,11 +1,13 @@
 //! Owns the advisory lock that lets concurrent pulls of one image do the work once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use grus_core::digest::Digest;
 use rustix::fs::{flock, FlockOperation};
+
+use crate::interrupt;
 
 /// Held while an image is being made. Released when dropped, also by a killed process.
 #[derive(Debug)]
@@ -28,7 +30,10 @@ impl Lock {
         let start = Instant::now();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Self { held: Some((file, path)) },
+                Ok(()) => {
+                    interrupt::temporary().insert(path.clone());
+                    return Self { held: Some((file, path)) };
+                }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
                 Err(_) => return none,
             }
@@ -45,7 +50,7 @@ impl Drop for Lock {
         if let Some((_file, path)) = &self.held {
             // Whoever waits has the file open, gets the lock of a nameless file, and finds the image made. One
             // that comes later makes a new file. Two holders at once would only mean double work.
-            let _ = fs::remove_file(path);
+            interrupt::remove(path);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use grus_core::digest::Digest;
 use grus_core::image::{ImageMeta, MAX_META};
@@ -59,6 +60,14 @@ impl Repository {
     pub fn tag(&self, reference: &Reference, platform: &Platform) -> Option<Tag> {
         let path = self.layout.tag(reference, platform)?;
         Tag::parse(&read_limited(&path, MAX_TAG).ok()?, &path.display().to_string()).ok()
+    }
+
+    /// When a row's tag was last set: by every pull and import, changed or not. For an image without a tag, when it
+    /// was made. The distant past if nobody knows.
+    pub fn freshness(&self, row: &Row) -> SystemTime {
+        let tag = row.reference.as_ref().and_then(|r| self.layout.tag(r, &row.platform));
+        let path = tag.unwrap_or_else(|| self.layout.image(&row.digest));
+        fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// Everything in the repository. A repository that does not exist is empty.

@@ -3,17 +3,21 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use grus_core::digest::Digest;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 
-use super::{Lock, Repository};
+use super::read::entries;
+use super::{temp, Lock, Repository};
 use crate::failure::Failure;
 
 /// How long a removal waits for a command that makes the same image.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Metadata without an image is an orphan after this time; between the two, publishing takes milliseconds.
+const ORPHAN: Duration = Duration::from_secs(3600);
 
 /// What a removal took away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +77,24 @@ impl Repository {
             let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);
             remove(&hidden)?;
             removed.images.push((digest.clone(), bytes));
+        }
+        Ok(())
+    }
+
+    /// Removes what no command needs: leftovers of killed ones, and metadata whose image is gone.
+    pub fn sweep(&self) -> Result<(), Failure> {
+        temp::sweep(&self.layout.tmp());
+        for (name, path, _) in entries(&self.layout.images())? {
+            let digest =
+                name.strip_suffix(".json").and_then(|hex| Digest::parse(&format!("sha256:{hex}")).ok());
+            let Some(digest) = digest else { continue };
+            // Metadata comes first when an image is published: only what is old enough is an orphan.
+            let old = fs::metadata(&path)
+                .and_then(|m| m.modified())
+                .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ORPHAN));
+            if old && !self.layout.image(&digest).exists() {
+                remove(&path)?;
+            }
         }
         Ok(())
     }

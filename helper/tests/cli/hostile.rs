@@ -17,7 +17,7 @@ fn changed(
     let mut manifest: Value = serde_json::from_slice(&members.pop().expect("manifest").1).expect("JSON");
     change(&mut members, &mut manifest);
     members.push(("manifest.json".into(), manifest.to_string().into_bytes()));
-    lab.pipe(["import", "-", "app"], &tar_members(&members))
+    lab.pipe(["import", "-q", "-", "app"], &tar_members(&members))
 }
 
 #[test]
@@ -50,11 +50,11 @@ fn links_that_leave_the_archive_lead_nowhere() {
         .expect("the layer");
     fs::rename(&blob, lab.path("outside")).expect("rename");
     symlink(lab.path("outside"), &blob).expect("link");
-    lab.run(["import", "layout", "app"]).refused(65, "lacks the blob");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "lacks the blob");
     symlink("/dev/zero", dir.join("zero")).expect("link");
     fs::remove_file(dir.join("index.json")).expect("remove");
     symlink("/dev/zero", dir.join("index.json")).expect("link");
-    let said = lab.run(["import", "layout", "app"]);
+    let said = lab.run(["import", "-q", "layout", "app"]);
     assert_eq!(said.code, Some(65), "{said:?}");
     lab.assert_empty();
 }
@@ -64,12 +64,12 @@ fn gigantic_documents_are_not_read() {
     let lab = Lab::new();
     let huge = vec![b' '; (4 << 20) + 1];
     let tar = tar_of(&[("manifest.json", &huge)]);
-    lab.pipe(["import", "-", "app"], &tar).refused(65, "larger than 4194304 bytes");
+    lab.pipe(["import", "-q", "-", "app"], &tar).refused(65, "larger than 4194304 bytes");
     // A directory may even claim terabytes without having them.
     let (dir, _) = simple_layout(lab.path("layout"));
     let index = fs::File::create(dir.join("index.json")).expect("create");
     index.set_len(1 << 40).expect("a sparse file");
-    lab.run(["import", "layout", "app"]).refused(65, "larger than 4194304 bytes");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "larger than 4194304 bytes");
     lab.assert_empty();
 }
 
@@ -80,7 +80,7 @@ fn nonsense_in_documents_is_told_without_control_characters() {
         ["", "{}", "[", "null", "[{}]", "[{\"Config\": 7}]", "\"\x1b[31m\"", "[{\"Config\":\"\\u001b[31m\"}]"]
     {
         let tar = tar_of(&[("manifest.json", text.as_bytes())]);
-        let said = lab.pipe(["import", "-", "app"], &tar);
+        let said = lab.pipe(["import", "-q", "-", "app"], &tar);
         said.refused(65, "");
     }
     changed(&lab, |_, m| m[0]["Layers"] = json!([])).refused(65, "has 0 layers");
@@ -109,15 +109,15 @@ fn a_layer_that_is_not_what_its_digest_says_is_refused_at_its_end() {
     let last = bad.len() - 1;
     bad[last] ^= 1;
     fs::write(layout.blob_path(&digest(&packed)), &bad).expect("write");
-    let said = lab.run(["import", "layout", "app"]);
+    let said = lab.run(["import", "-q", "layout", "app"]);
     assert_eq!(said.code, Some(65), "{said:?}");
     fs::write(layout.blob_path(&digest(&packed)), &packed[..packed.len() / 2]).expect("write");
-    let said = lab.run(["import", "layout", "app"]);
+    let said = lab.run(["import", "-q", "layout", "app"]);
     assert_eq!(said.code, Some(65), "{said:?}");
     let mut longer = packed.clone();
     longer.extend(gzip(b"more"));
     fs::write(layout.blob_path(&digest(&packed)), &longer).expect("write");
-    lab.run(["import", "layout", "app"]).refused(65, "longer than");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "longer than");
     lab.assert_empty();
 }
 
@@ -129,9 +129,9 @@ fn documents_that_are_not_what_their_digest_says_are_refused() {
     let mut text = fs::read_to_string(&manifest).expect("manifest");
     text.push(' ');
     fs::write(&manifest, text).expect("write");
-    lab.run(["import", "layout", "app"]).refused(65, "is damaged: its content is");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "is damaged: its content is");
     fs::remove_file(&manifest).expect("remove");
-    lab.run(["import", "layout", "app"]).refused(65, "lacks the blob");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "lacks the blob");
     lab.assert_empty();
 }
 
@@ -145,14 +145,14 @@ fn indexes_cannot_be_nested_without_end() {
     }
     layout.add(descriptor, None, None);
     layout.finish();
-    lab.run(["import", "layout", "app"]).refused(65, "nests more than");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "nests more than");
     // A circle cannot be made with right digests; a wrong one is caught as such.
     let circle =
         format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":1}}]}}"#, digest(b"circle"));
     fs::write(layout.blob_path(&digest(b"circle")), circle).expect("write");
     layout.manifests = vec![json!({"digest": digest(b"circle"), "size": 1})];
     layout.finish();
-    lab.run(["import", "layout", "app"]).refused(65, "is damaged");
+    lab.run(["import", "-q", "layout", "app"]).refused(65, "is damaged");
     lab.assert_empty();
 }
 
@@ -161,7 +161,7 @@ fn a_layer_that_climbs_out_is_refused_and_one_that_only_tries_is_harmless() {
     let lab = Lab::new();
     let climbing = tar_of(&[("etc/", b""), ("../../../../../../tmp/escaped", b"x")]);
     let members = docker_archive(&[(&["app:1"], &[climbing])]);
-    lab.pipe(["import", "-", "app"], &tar_members(&members)).refused(65, "cannot convert app:latest");
+    lab.pipe(["import", "-q", "-", "app"], &tar_members(&members)).refused(65, "cannot convert app:latest");
     lab.assert_empty();
 }
 
@@ -170,11 +170,11 @@ fn truncated_archives_are_refused() {
     let lab = Lab::new();
     let tar = tar_members(&docker_archive(&[(&["app:1"], &[base_layer()])]));
     for part in [600, tar.len() / 2] {
-        let said = lab.pipe(["import", "-", "app"], &tar[..part]);
+        let said = lab.pipe(["import", "-q", "-", "app"], &tar[..part]);
         assert_eq!(said.code, Some(65), "{said:?}");
     }
     let cut = &gzip(&base_layer())[..100];
-    let said = lab.pipe(["import", "-", "app"], cut);
+    let said = lab.pipe(["import", "-q", "-", "app"], cut);
     assert!(said.code != Some(0), "{said:?}");
     lab.assert_empty();
 }

@@ -10,3 +10,4 @@ mod plan;
 mod pull;
 mod repository;
 mod support;
+mod tidy;

@@ -1,0 +1,172 @@
+//! `grus prune`: a repository kept small.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use clap::builder::{StringValueParser, TypedValueParser};
+use grus_core::digest::Digest;
+use grus_core::refusal::printable;
+
+use super::rmi::said;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use crate::repository::{Removed, Repository, Row};
+
+const EXAMPLES: &str = "\
+Examples:
+  grus prune                      images without a name, and what killed commands left
+  grus prune --older-than 90d     also what was not pulled or imported for 90 days
+  grus prune --keep 50GB          also the oldest, until the rest fits into 50 GB
+  grus prune --keep 0 --dry-run   what would go if everything went
+
+Steps that run in a removed image are not disturbed.";
+
+/// Arguments of `grus prune`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Remove images that were last pulled or imported longer ago than this: hours, days or weeks, as 12h, 30d, 8w
+    #[arg(long, value_name = "AGE", value_parser = age())]
+    older_than: Option<Duration>,
+    /// Remove the oldest images until the rest is at most this large: bytes, or with kB, MB, GB, TB
+    #[arg(long, value_name = "SIZE", value_parser = size())]
+    keep: Option<u64>,
+    /// Only say what would be removed
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+/// An image with all its names.
+struct Candidate<'a> {
+    digest: Digest,
+    rows: Vec<&'a Row>,
+    size: u64,
+    /// When it was last pulled or imported under any of its names.
+    fresh: SystemTime,
+}
+
+impl Args {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let repository = context.repository()?;
+        if !repository.root().exists() {
+            return output::print(&total(0));
+        }
+        let listing = repository.list()?;
+        let mut all = candidates(&repository, &listing.rows);
+        all.sort_by_key(|c| c.fresh);
+        let doomed = self.doomed(&all);
+        let mut removed = Removed::default();
+        for candidate in all.iter().filter(|c| doomed.contains(&c.digest)) {
+            self.remove(&repository, candidate, &mut removed)?;
+        }
+        for digest in &listing.broken {
+            match self.dry_run {
+                true => removed.images.push((digest.clone(), 0)),
+                false => repository.remove_image(digest, &mut removed)?,
+            }
+        }
+        if !self.dry_run {
+            repository.sweep()?;
+        }
+        let freed = removed.images.iter().map(|(_, bytes)| bytes).sum();
+        output::print(&(said(&removed) + &total(freed)))
+    }
+
+    /// Which images go; `all` begins with the oldest.
+    fn doomed(&self, all: &[Candidate]) -> BTreeSet<Digest> {
+        let now = SystemTime::now();
+        let old = |c: &Candidate| {
+            let age = now.duration_since(c.fresh).unwrap_or_default();
+            self.older_than.is_some_and(|limit| age > limit)
+        };
+        let mut doomed: BTreeSet<Digest> =
+            all.iter().filter(|c| old(c) || c.nameless()).map(|c| c.digest.clone()).collect();
+        let mut left: u64 = all.iter().filter(|c| !doomed.contains(&c.digest)).map(|c| c.size).sum();
+        for candidate in all {
+            if self.keep.is_some_and(|keep| left > keep) && doomed.insert(candidate.digest.clone()) {
+                left -= candidate.size;
+            }
+        }
+        doomed
+    }
+
+    fn remove(
+        &self,
+        repository: &Repository,
+        doomed: &Candidate,
+        removed: &mut Removed,
+    ) -> Result<(), Failure> {
+        for row in &doomed.rows {
+            let Some(reference) = &row.reference else { continue };
+            match self.dry_run {
+                true => removed.tags.push((reference.clone(), row.platform.clone())),
+                false => repository.drop_tag(reference, &row.platform, removed)?,
+            }
+        }
+        match self.dry_run {
+            true => removed.images.push((doomed.digest.clone(), doomed.size)),
+            false => repository.remove_image(&doomed.digest, removed)?,
+        }
+        Ok(())
+    }
+}
+
+impl Candidate<'_> {
+    fn nameless(&self) -> bool {
+        self.rows.iter().all(|row| row.reference.is_none())
+    }
+}
+
+/// All images by digest.
+fn candidates<'a>(repository: &Repository, rows: &'a [Row]) -> Vec<Candidate<'a>> {
+    let mut all: Vec<Candidate> = vec![];
+    for row in rows {
+        let fresh = repository.freshness(row);
+        match all.iter_mut().find(|c| c.digest == row.digest) {
+            Some(known) => {
+                known.rows.push(row);
+                known.fresh = known.fresh.max(fresh);
+            }
+            None => {
+                let size = row.meta.as_ref().map_or(0, |m| m.size);
+                all.push(Candidate { digest: row.digest.clone(), rows: vec![row], size, fresh });
+            }
+        }
+    }
+    all
+}
+
+fn total(bytes: u64) -> String {
+    format!("Freed: {}\n", output::bytes(bytes))
+}
+
+fn age() -> impl TypedValueParser<Value = Duration> {
+    StringValueParser::new().try_map(|text| {
+        let hours = match text.chars().last() {
+            Some('h') => 1,
+            Some('d') => 24,
+            Some('w') => 7 * 24,
+            _ => 0,
+        };
+        let number = text.get(..text.len().saturating_sub(1)).and_then(|n| n.parse::<u32>().ok());
+        match (number, hours) {
+            (Some(n), 1..) => Ok(Duration::from_secs(u64::from(n) * hours * 3600)),
+            _ => Err(format!("'{}' is no age; write 12h, 30d or 8w", printable(&text))),
+        }
+    })
+}
+
+fn size() -> impl TypedValueParser<Value = u64> {
+    StringValueParser::new().try_map(|text| {
+        const UNITS: [(&str, u64); 5] =
+            [("kb", 1000), ("mb", 1_000_000), ("gb", 1_000_000_000), ("tb", 1_000_000_000_000), ("b", 1)];
+        let lower = text.to_ascii_lowercase();
+        let (number, factor) = UNITS
+            .iter()
+            .find_map(|(unit, factor)| lower.strip_suffix(unit).map(|n| (n, *factor)))
+            .unwrap_or((&lower, 1));
+        let bytes = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+        bytes.ok_or_else(|| format!("'{}' is no size; write 500MB, 50GB or 1TB", printable(&text)))
+    })
+}

@@ -1,0 +1,114 @@
+//! `grus tag`, `grus inspect` and `grus prune`.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use crate::archives::*;
+use crate::support::{files, Lab};
+
+/// A lab with the images app:1 and app:2, of which the first was imported `days` ago.
+fn two(days: u64) -> (Lab, String, String) {
+    let lab = Lab::new();
+    let mut digests = vec![];
+    for n in 1..=2 {
+        let mut layout = Layout::new(lab.path(&format!("layout{n}")));
+        let image = layout.image(&[base_layer(), tar_of(&[("srv/n", &[n])])], arch());
+        digests.push(image["digest"].as_str().expect("digest").to_owned());
+        layout.add(image, None, None);
+        layout.finish();
+        let _ = lab.run(["import", "-q", &format!("layout{n}"), &format!("app:{n}")]).ok();
+    }
+    let tag = lab.repository().join("refs/docker.io/library/app/:1");
+    let then = SystemTime::now() - Duration::from_secs(days * 86400);
+    for file in files(&tag) {
+        fs::File::options().write(true).open(file).and_then(|f| f.set_modified(then)).expect("an old tag");
+    }
+    let second = digests.pop().expect("two");
+    (lab, digests.remove(0), second)
+}
+
+fn names(lab: &Lab) -> Vec<String> {
+    let listed: Value = serde_json::from_str(&lab.run(["images", "--json"]).ok().out).expect("JSON");
+    listed.as_array().expect("a list").iter().map(|r| r["reference"].to_string()).collect()
+}
+
+#[test]
+fn an_image_gets_another_name_and_keeps_the_first() {
+    let (lab, first, _) = two(0);
+    assert_eq!(lab.run(["tag", "app:1", "x.y/new:v"]).ok().out, "Tagged: x.y/new:v\n");
+    assert_eq!(lab.run(["tag", &first[7..19], "by-digest"]).ok().out, "Tagged: by-digest:latest\n");
+    // A name that is taken moves.
+    let _ = lab.run(["tag", "app:2", "by-digest"]).ok();
+    assert_eq!(names(&lab).len(), 4);
+    let _ = lab.run(["rmi", "app:1"]).ok();
+    let shown: Value = serde_json::from_str(&lab.run(["inspect", "x.y/new:v"]).ok().out).expect("JSON");
+    assert_eq!(shown[0]["digest"], first.as_str());
+    lab.run(["tag", "nosuch", "x"]).refused(2, "no image nosuch:latest");
+    lab.run(["tag", "app:2", &format!("x@{first}")]).refused(2, "cannot be a new name");
+    lab.assert_sound();
+}
+
+#[test]
+fn inspect_shows_the_configuration_and_all_names() {
+    let (lab, first, second) = two(0);
+    let _ = lab.run(["tag", "app:1", "other"]).ok();
+    let shown: Value = serde_json::from_str(&lab.run(["inspect", "app:1", &second]).ok().out).expect("JSON");
+    assert_eq!(shown[0]["digest"], first.as_str());
+    assert_eq!(shown[0]["tags"].as_array().map(Vec::len), Some(2));
+    assert_eq!(shown[0]["config"]["working_dir"], "/srv");
+    assert_eq!(shown[1]["digest"], second.as_str());
+    lab.run(["inspect", "app:1", "nosuch"]).refused(2, "no image nosuch:latest");
+}
+
+#[test]
+fn prune_alone_takes_what_has_no_name() {
+    let (lab, first, _) = two(0);
+    fs::remove_dir_all(lab.repository().join("refs/docker.io/library/app/:1")).expect("remove the tag");
+    let dry = lab.run(["prune", "--dry-run"]).ok().out;
+    assert!(dry.starts_with(&format!("Deleted: {first} (")), "{dry}");
+    assert_eq!(names(&lab).len(), 2, "a dry run changes nothing");
+    assert_eq!(lab.run(["prune"]).ok().out, dry);
+    assert_eq!(names(&lab), ["\"docker.io/library/app:2\""]);
+    assert_eq!(lab.run(["prune"]).ok().out, "Freed: 0 B\n");
+    lab.assert_sound();
+}
+
+#[test]
+fn prune_by_age_takes_what_was_not_imported_for_long() {
+    let (lab, first, _) = two(40);
+    assert_eq!(lab.run(["prune", "--older-than", "50d"]).ok().out, "Freed: 0 B\n");
+    let said = lab.run(["prune", "--older-than", "30d"]).ok().out;
+    assert!(said.contains(&format!("Untagged: app:1\nDeleted: {first} (")), "{said}");
+    assert_eq!(names(&lab), ["\"docker.io/library/app:2\""]);
+    lab.assert_sound();
+}
+
+#[test]
+fn an_import_makes_an_image_young_again() {
+    let (lab, _, _) = two(40);
+    let _ = lab.run(["import", "layout1", "app:1"]).ok();
+    assert_eq!(lab.run(["prune", "--older-than", "30d"]).ok().out, "Freed: 0 B\n");
+}
+
+#[test]
+fn prune_by_size_takes_the_oldest_first() {
+    let (lab, first, second) = two(1);
+    // Each image is one 4 KiB block.
+    let said = lab.run(["prune", "--keep", "5kB"]).ok().out;
+    assert!(said.contains(&first) && !said.contains(&second), "{said}");
+    let _ = lab.run(["prune", "--keep", "0"]).ok();
+    lab.assert_empty();
+}
+
+#[test]
+fn prune_refuses_what_it_does_not_understand() {
+    let lab = Lab::new();
+    lab.run(["prune", "--older-than", "30"]).refused(2, "no age");
+    lab.run(["prune", "--older-than", "d"]).refused(2, "no age");
+    lab.run(["prune", "--keep", "much"]).refused(2, "no size");
+    lab.run(["prune", "--keep", "99999999999TB"]).refused(2, "no size");
+    assert_eq!(lab.run(["prune"]).ok().out, "Freed: 0 B\n");
+    assert!(!lab.repository().exists());
+}
