@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::options::Compression;
 
 /// Levels up to this one reuse a zstd context. Above, zstd salts its row hash by the number of earlier
-/// uses (ZSTD_advanceHashSalt), so the result would depend on what a thread did before; there a new
-/// context is small against the work.
+/// uses (ZSTD_advanceHashSalt), so the result could depend on what a thread did before; there a new
+/// context costs little against the work.
 const ZSTD_REUSE_LEVEL: i32 = 3;
 
 /// A compressor for one thread.

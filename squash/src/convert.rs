@@ -326,7 +326,9 @@ impl<'scope, 'a> Pass<'scope, 'a> {
                     return Ok(());
                 }
                 if let Some(&data) = wanted.get(&place) {
-                    if entry.kind == Kind::File && entry.size == pass.data[data as usize].size {
+                    let record = &pass.records[layer];
+                    let same_name = record.name(record.entries[place as usize].path) == path.as_slice();
+                    if same_name && entry.kind == Kind::File && entry.size == pass.data[data as usize].size {
                         pass.summary.hidden_bytes -= entry.size;
                         pass.data[data as usize] =
                             pass.store.file(entry.size, tar, &|| !pass.observer.cancelled())?;

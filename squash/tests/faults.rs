@@ -85,6 +85,37 @@ fn the_sources_error_is_passed_on_with_the_layers_name() {
     }
 }
 
+/// Another blob at each opening.
+struct Fickle(Vec<Vec<u8>>, AtomicU64);
+
+impl LayerSource for Fickle {
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        let n = self.1.fetch_add(1, Ordering::Relaxed) as usize;
+        Ok(Box::new(Cursor::new(self.0[n].clone())))
+    }
+    fn name(&self) -> String {
+        "fickle".into()
+    }
+}
+
+#[test]
+fn a_layer_that_changes_before_its_second_pass_is_refused() {
+    let first = layer([file("a", "1"), hard("b", "a"), file("c", "3")]);
+    let upper = || Fickle(vec![layer([whiteout(".wh.a")])], AtomicU64::new(0));
+    let run = |second: Vec<u8>| {
+        let lower = Fickle(vec![first.clone(), second], AtomicU64::new(0));
+        let layers = [lower, upper()];
+        let result = image(&layers, &Options::default()).map(|(_, summary)| summary.second_passes);
+        assert_eq!(layers[1].1.load(Ordering::Relaxed), 1, "the top layer is opened once");
+        result
+    };
+    assert_eq!(run(first.clone()).expect("unchanged"), 1);
+    for second in [layer([file("a", "longer")]), layer([dir("a")]), layer([file("x", "1")]), layer([])] {
+        let error = run(second).expect_err("changed");
+        assert!(matches!(error, Error::Changed { .. }), "{error}");
+    }
+}
+
 #[test]
 fn what_is_not_tar_is_refused() {
     let tar_fault = |blob: Vec<u8>| match fails(blob, &Options::default()) {
