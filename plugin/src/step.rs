@@ -59,6 +59,8 @@ pub struct Wanted {
 pub struct Ready {
     container: Container,
     place: Place,
+    /// The job's working directory, without symbolic links.
+    workdir: AbsPath,
     /// Device and inode of the host's root.
     host: (u64, u64),
     /// Whether the end of the image's server was told.
@@ -176,7 +178,13 @@ impl Ready {
             return Err(Refusal::site("the task is not in its container")
                 .hint("this is a bug of Grus; tell the administrator"));
         }
-        let Some(workdir) = &self.container.plan.workdir else { return Ok(()) };
+        let Some(workdir) = &self.container.plan.workdir else {
+            // Slurm has changed to the job's directory as it was written. If that leads over a symbolic link of
+            // the host, it is not there in the container, but the directory itself is. Where it is not, Slurm
+            // has said so.
+            let _ = env::set_current_dir(self.workdir.as_path());
+            return Ok(());
+        };
         env::set_current_dir(workdir.as_path()).map_err(|error| {
             Refusal::image(format!("cannot start in the image's directory {workdir}: {error}"))
                 .hint("pass --container-mount-workdir to start in the job's directory")
@@ -239,15 +247,16 @@ fn runs_inside(step: u32, request: &Request, site: &Site) -> bool {
 fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let Wanted { request, site, builder, place } = wanted;
     let subject = subject(spank, &place.node);
-    let built = inputs(request, site, &place, spank)
-        .map_err(Failure::from)
-        .and_then(|inputs| builder.build(inputs))
-        .and_then(|container| set_environment(&container, spank).map(|()| container))
-        .and_then(|container| Ok((container, root()?)));
+    let built = inputs(request, site, &place, spank).map_err(Failure::from).and_then(|inputs| {
+        let (workdir, host) = (inputs.job.workdir.clone(), root()?);
+        let container = builder.build(inputs)?;
+        set_environment(&container, spank)?;
+        Ok((container, workdir, host))
+    });
     match built {
-        Ok((container, host)) => {
+        Ok((container, workdir, host)) => {
             journal::launched(&subject, &container);
-            Step::Ready(Box::new(Ready { container, place, host, told: false }))
+            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false }))
         }
         Err(failure) => {
             let (what, hint) = (failure.what(), failure.hint());

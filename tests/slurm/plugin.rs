@@ -26,6 +26,7 @@ crate::tests![
     a_wrong_argument_stops_containers_and_nothing_else,
     a_broken_site_file_leaves_other_jobs_alone,
     a_lost_image_server_is_explained,
+    a_job_directory_behind_a_link_is_found,
     an_extern_step_is_left_alone,
     an_interrupt_ends_a_pull_and_its_submission,
     a_refused_submission_has_the_exit_code_of_sruns_errors,
@@ -169,6 +170,17 @@ fn a_lost_image_server_is_explained(lab: &Lab) {
     lab.assert_nodes_idle();
 }
 
+/// The link is the host's; in the container there is only the directory it leads to.
+fn a_job_directory_behind_a_link_is_found(lab: &Lab) {
+    let dir = lab.fresh_dir("behind");
+    let link = lab.dir().join("link");
+    std::os::unix::fs::symlink(&dir, &link).expect("the lab's directory is writable");
+    let chdir = format!("--chdir={}", link.display());
+    let run = lab.srun(&["-N2", &chdir, &image(lab, "busybox"), "/bin/pwd"]).run().success();
+    std::fs::remove_file(link).expect("it was made above");
+    let _ = run.stdout_is(&format!("{0}\n{0}", dir.display()));
+}
+
 /// PrologFlags=Contain gives each job an extern step, which has no tasks of its own.
 fn an_extern_step_is_left_alone(lab: &Lab) {
     let plugstack = std::fs::read_to_string(lab.dir().join("etc/plugstack.conf")).expect("the lab has one");
@@ -244,7 +256,7 @@ fn fake_host(lab: &Lab) -> PathBuf {
         .filter(|name| name.starts_with("spank_") || name.starts_with("slurm_"))
         .map(|name| format!("int {name}(void) {{ return 0; }}\n"))
         .collect();
-    assert!(stubs.contains("spank_getenv"), "the plugin needs Slurm's functions: {stubs}");
+    assert!(stubs.contains("spank_get_item"), "the plugin needs Slurm's functions: {stubs}");
     let main = r#"
         #include <dlfcn.h>
         #include <stdio.h>
