@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod oci;
 pub mod output;
 pub mod progress;
+pub mod prompt;
 pub mod registry;
 pub mod repository;
 pub mod tree;

@@ -46,6 +46,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// An import that was asked for in other words.
+    pub(super) fn new(from: PathBuf, name: Reference, select: Option<String>, making: Making) -> Self {
+        Self { from, name, select, making }
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         if self.name.digest.is_some() {
             return Err(Refusal::user(format!("cannot import as {}", self.name.familiar()))

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments in, text out.
 
+mod account;
 mod completion;
 mod images;
 mod import;
@@ -12,6 +13,7 @@ mod pull;
 mod rmi;
 mod shared;
 mod tag;
+mod transport;
 mod version;
 
 use clap::Subcommand;
@@ -38,6 +40,10 @@ pub enum Command {
     Prune(prune::Args),
     /// Show what a container would be, without starting it
     Plan(plan::Args),
+    /// Store an account for a registry
+    Login(account::LoginArgs),
+    /// Forget an account for a registry
+    Logout(account::LogoutArgs),
     /// Print the completion script of a shell
     Completion(completion::Args),
     /// Print the version
@@ -57,6 +63,8 @@ impl Command {
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
             Command::Plan(args) => args.run(&context()?),
+            Command::Login(args) => args.run(&context()?),
+            Command::Logout(args) => args.run(&context()?),
             Command::Completion(args) => args.run(),
             Command::Version(args) => args.run(),
         }

@@ -4,77 +4,133 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use grus_core::reference::Reference;
+use grus_core::refusal::{printable, Refusal};
 
-use super::shared::{reference, Making, Target};
+use super::account::{settings, Account};
+use super::import;
+use super::shared::{reference, Made, Making, Target};
+use super::transport::{self, From};
 use crate::build::{build, Identity, Image, Layer};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::oci::Config;
 use crate::progress::Progress;
-use crate::registry::{Client, Progress as Watch, Resolved, Settings};
+use crate::registry::{Client, Progress as Watch, Resolved};
 
 const EXAMPLES: &str = "\
 Examples:
   grus pull ubuntu:24.04
   grus pull nvcr.io/nvidia/pytorch:25.09-py3
-  grus pull --platform linux/arm64 ubuntu:24.04     for nodes of another architecture
-  grus pull -q alpine                               print the digest only";
+  grus pull nvcr.io/nvidia/pytorch:25.09-py3 torch    kept as torch:latest
+  grus pull --platform linux/arm64 ubuntu:24.04       for nodes of another architecture
+  grus pull --login registry.example.org/private/app  asks for name and password, keeps neither
+  grus pull oci-archive:app.tar app:1.0               the same as grus import app.tar app:1.0";
 
 /// Arguments of `grus pull`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// [server[:port]/]name[:tag][@digest]; without a server it is on Docker Hub, without a tag it is 'latest'
-    #[arg(value_name = "REF", value_parser = reference())]
-    name: Reference,
+    /// [server[:port]/]name[:tag][@digest]; without a server it is on Docker Hub, without a tag it is 'latest'.
+    /// Also docker://REF, oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REF]
+    #[arg(value_name = "REF")]
+    source: String,
+    /// What to call the image here, if not by its own name
+    #[arg(value_name = "NAME[:TAG]", value_parser = reference())]
+    name: Option<Reference>,
+    /// Ask for an account at the registry
+    #[arg(long)]
+    login: bool,
+    #[command(flatten)]
+    account: Account,
     #[command(flatten)]
     making: Making,
 }
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        match transport::parse(&self.source) {
+            From::Registry(name) => Pull::new(&self, Reference::parse(&name)?)?.run(context),
+            From::Local(path, image) => {
+                let own = image.as_deref().and_then(|image| Reference::parse(image).ok());
+                // A tag alone, as in oci:DIR:TAG, is a poor name.
+                let own = own.filter(|_| image.as_deref().is_some_and(|image| image.contains([':', '/'])));
+                let name = self.name.or(own).ok_or_else(|| {
+                    Refusal::user(format!("{} does not say what to call the image", printable(&self.source)))
+                        .hint(format!("add a name: grus pull {} NAME[:TAG]", printable(&self.source)))
+                })?;
+                import::Args::new(path, name, image, self.making).run(context)
+            }
+        }
+    }
+}
+
+/// A pull from a registry.
+struct Pull<'a> {
+    args: &'a Args,
+    /// At the registry.
+    remote: Reference,
+    /// In the repository.
+    local: Reference,
+}
+
+impl<'a> Pull<'a> {
+    fn new(args: &'a Args, remote: Reference) -> Result<Self, Failure> {
+        let local = match &args.name {
+            Some(name) if name.digest.is_some() => {
+                return Err(Refusal::user(format!("{} cannot be a name here", name.familiar()))
+                    .hint("a digest belongs to its image; give NAME[:TAG] only")
+                    .into())
+            }
+            Some(name) => name.clone(),
+            None => remote.clone(),
+        };
+        Ok(Self { args, remote, local })
+    }
+
+    fn run(&self, context: &Context) -> Result<(), Failure> {
         let repository = context.repository()?;
-        let settings = Settings { plain_http: context.site.pull.plain_http.clone(), ..Settings::default() };
-        let platform = self.making.platform();
+        let making = &self.args.making;
         let mut target = Target {
             repository: &repository,
-            reference: &self.name,
-            platform: platform.clone(),
+            reference: &self.local,
+            platform: making.platform(),
             resolved: None,
             start: Instant::now(),
         };
         // Fails early, before anything is fetched, where the repository cannot be written.
         repository.prepare()?;
-        let client = Client::new(settings)?;
+        let asked = self.args.login || self.args.account.given();
+        let login = asked.then(|| self.args.account.ask(&self.remote.registry)).transpose()?;
+        let client = Client::new(settings(context, login))?;
         if let Some(made) = self.unchanged(&mut target, &client)? {
-            return self.making.report(&made);
+            return making.report(&made);
         }
-        let resolved = client.resolve(&self.name, &platform)?;
+        let resolved = client.resolve(&self.remote, &target.platform)?;
         target.resolved = Some(resolved.top_digest().clone());
         let made = target.obtain(&resolved.digest, "pulled", || self.fetch(&client, &resolved, &target))?;
-        self.making.report(&made)
+        making.report(&made)
     }
 
     /// The image that the tag already names, if the registry still says the same: one request, or none for a
     /// digest.
-    fn unchanged(
-        &self,
-        target: &mut Target,
-        client: &Client,
-    ) -> Result<Option<super::shared::Made>, Failure> {
-        if let Some(digest) = self.name.digest.as_ref().filter(|d| target.repository.has(d).is_some()) {
-            return target.obtain(digest, "pulled", || removed(&self.name)).map(Some);
+    fn unchanged(&self, target: &mut Target, client: &Client) -> Result<Option<Made>, Failure> {
+        if let Some(digest) = self.remote.digest.as_ref().filter(|d| target.repository.has(d).is_some()) {
+            return target.obtain(digest, "pulled", || removed(&self.local)).map(Some);
         }
-        let Some(tag) = target.repository.tag(&self.name, &target.platform) else { return Ok(None) };
+        let Some(tag) = target.repository.tag(&self.local, &target.platform) else { return Ok(None) };
         let (Some(before), Some(_)) = (&tag.resolved, target.repository.has(&tag.digest)) else {
             return Ok(None);
         };
-        // What a digest names does not change.
-        if self.name.digest.is_none() && client.head(&self.name)? != *before {
+        let now = match &self.remote.digest {
+            // What a digest names does not change.
+            Some(digest) => digest.clone(),
+            None => client.head(&self.remote)?,
+        };
+        if now != *before {
             return Ok(None);
         }
-        target.resolved = Some(before.clone());
-        target.obtain(&tag.digest, "pulled", || removed(&self.name)).map(Some)
+        target.resolved = Some(now);
+        target.obtain(&tag.digest, "pulled", || removed(&self.local)).map(Some)
     }
 
     fn fetch(
@@ -83,10 +139,10 @@ impl Args {
         resolved: &Resolved,
         target: &Target,
     ) -> Result<grus_core::image::ImageMeta, Failure> {
-        let name = self.name.familiar();
+        let name = self.remote.familiar();
         let config = Config::parse(&resolved.config, &format!("the configuration of {name}"))?;
         let sizes = resolved.layers.iter().map(|l| (l.digest.to_string(), l.size));
-        let progress = Arc::new(Progress::new(self.making.style(), &format!("pulling {name}"), sizes));
+        let progress = Arc::new(Progress::new(self.args.making.style(), &format!("pulling {name}"), sizes));
         let watch: Arc<dyn Watch> = progress.clone();
         let sources = client.download(resolved, watch)?;
         let layers = resolved.layers.iter().zip(sources);
@@ -99,7 +155,8 @@ impl Args {
             config,
             layers,
         };
-        let built = build(target.repository, image, &self.name, &self.making.options(), progress.as_ref());
+        let built =
+            build(target.repository, image, &self.local, &self.args.making.options(), progress.as_ref());
         progress.clear();
         built
     }

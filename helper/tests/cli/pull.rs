@@ -19,6 +19,11 @@ struct Registry {
 
 impl Registry {
     fn start(lab: &Lab) -> Option<Self> {
+        Self::start_with(lab, "")
+    }
+
+    /// With more lines of configuration.
+    fn start_with(lab: &Lab, more: &str) -> Option<Self> {
         if !["/usr/bin/docker-registry", "/usr/bin/skopeo"].iter().all(|p| Path::new(p).exists()) {
             eprintln!("SKIPPED: docker-registry or skopeo is not installed");
             return None;
@@ -28,7 +33,7 @@ impl Registry {
         let config = lab.path("registry.yml");
         let data = lab.path("registry");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {host}}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {host}}}\n{more}",
             data.display()
         );
         fs::write(&config, text).expect("configuration");
@@ -44,8 +49,13 @@ impl Registry {
     }
 
     fn push(&self, layout: &Path, name: &str) {
+        self.push_as(layout, name, "nobody:nothing");
+    }
+
+    fn push_as(&self, layout: &Path, name: &str, account: &str) {
         let output = Command::new("skopeo")
             .args(["copy", "-q", "--all", "--insecure-policy", "--dest-tls-verify=false"])
+            .args(["--dest-creds", account])
             .arg(format!("oci:{}:latest", layout.display()))
             .arg(format!("docker://{}/{name}", self.host))
             .output()
@@ -88,6 +98,9 @@ fn an_image_is_pulled_found_unchanged_changed_and_by_digest() {
     let pinned = format!("{}/team/app@{digest}", registry.host);
     assert_eq!(lab.run(["pull", "-q", &pinned]).ok().out.trim(), digest);
     assert!(lab.run(["plan", &pinned]).ok().out.contains(&digest[7..]));
+    let renamed = lab.run(["pull", "--json", &name, "mine:v1"]);
+    assert_eq!(json(renamed)["reference"], "docker.io/library/mine:v1");
+    assert_eq!(lab.run(["pull", "-q", &name, "mine:v1"]).ok().out.trim(), image["digest"]);
     lab.assert_sound();
     drop(registry);
     assert_eq!(lab.run(["pull", "-q", &pinned]).ok().out.trim(), digest, "a digest needs no registry");
@@ -133,4 +146,68 @@ fn what_the_registry_lacks_is_refused() {
     let said = lab.run(["pull", "--platform", "linux/riscv64", &name]);
     said.refused(65, "riscv64");
     lab.assert_empty();
+}
+
+#[test]
+fn a_private_image_is_pulled_after_a_login_and_not_after_the_logout() {
+    let lab = Lab::new();
+    let users = Command::new("htpasswd").args(["-Bbn", "alice", "correct horse"]).output();
+    let Some(users) = users.ok().filter(|o| o.status.success()) else {
+        eprintln!("SKIPPED: htpasswd is not installed");
+        return;
+    };
+    fs::write(lab.path("htpasswd"), users.stdout).expect("htpasswd");
+    let auth = format!("auth: {{htpasswd: {{realm: lab, path: {}}}}}\n", lab.path("htpasswd").display());
+    let Some(registry) = Registry::start_with(&lab, &auth) else { return };
+    let (dir, digest) = simple_layout(lab.path("layout"));
+    registry.push_as(&dir, "private:1", "alice:correct horse");
+    let host = registry.host.clone();
+    let name = format!("{host}/private:1");
+    let denied = |said: Output| {
+        assert_eq!(said.code, Some(77), "{said:?}");
+        assert!(!said.err.contains("horse"), "{said:?}");
+    };
+
+    denied(lab.run(["pull", &name]));
+    denied(lab.pipe(["login", &host, "-u", "alice", "--password-stdin"], b"wrong horse\n"));
+    denied(lab.run(["pull", &name]));
+    let once = ["pull", "-q", &name, "-u", "alice", "--password-stdin"];
+    assert_eq!(lab.pipe(once, b"correct horse\n").ok().out.trim(), digest);
+    denied(lab.run(["pull", &name]));
+
+    let said = lab.pipe(["login", &host, "-u", "alice", "--password-stdin"], b"correct horse\n").ok();
+    assert!(said.out.starts_with(&format!("Logged in to {host} as alice; kept in ")), "{said:?}");
+    assert!(lab.run(["pull", &name]).ok().out.contains("is up to date"));
+    let said = lab.run(["logout", &host]).ok();
+    assert!(said.out.starts_with(&format!("Removed the account for {host} from ")), "{said:?}");
+    denied(lab.run(["pull", &name]));
+    lab.run(["logout", &host]).refused(2, "no account is kept for");
+}
+
+#[test]
+fn a_login_needs_somebody_to_ask() {
+    let lab = Lab::new();
+    // setsid takes the controlling terminal away.
+    let mut command = Command::new("setsid");
+    command.args(["-w", env!("CARGO_BIN_EXE_grus"), "login", "127.0.0.1:1"]).env("HOME", lab.dir.path());
+    Output::of(command.stdin(Stdio::null()).output().expect("setsid")).refused(2, "there is no terminal");
+    lab.pipe(["login", "127.0.0.1:1", "-u", "a", "--password-stdin"], b"").refused(2, "holds no password");
+    lab.run(["login", "not a server", "-u", "a", "--password-stdin"]).refused(2, "is not a registry");
+    lab.run(["login", "x.y", "--password-stdin"]).refused(2, "--username");
+}
+
+#[test]
+fn local_sources_may_be_named_as_podman_names_them() {
+    let lab = Lab::new();
+    let (dir, digest) = simple_layout(lab.path("layout"));
+    let layout = format!("oci:{}", dir.display());
+    lab.run(["pull", &layout]).refused(2, "does not say what to call the image");
+    assert_eq!(lab.run(["pull", "-q", &layout, "app:1"]).ok().out.trim(), digest);
+    fs::write(lab.path("oci.tar"), tar_dir(&dir)).expect("write");
+    assert_eq!(lab.run(["pull", "-q", "oci-archive:oci.tar:latest", "app:2"]).ok().out.trim(), digest);
+    let members = docker_archive(&[(&["x.y/app:3"], &[base_layer()]), (&["x.y/no:1"], &[base_layer()])]);
+    fs::write(lab.path("docker.tar"), tar_members(&members)).expect("write");
+    let said = lab.run(["pull", "docker-archive:docker.tar:x.y/app:3"]).ok().out;
+    assert!(said.starts_with("imported x.y/app:3: "), "{said}");
+    lab.assert_sound();
 }

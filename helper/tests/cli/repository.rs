@@ -159,6 +159,7 @@ fn files_are_as_readable_as_the_umask_allows() {
             format!("umask {umask}; exec {} import -q layout app:{umask}", env!("CARGO_BIN_EXE_grus"));
         let mut command = std::process::Command::new("sh");
         command.args(["-c", &script]).env("GRUS_REPOSITORY", lab.path(umask)).current_dir(lab.dir.path());
+        command.stdout(std::process::Stdio::null());
         assert!(command.status().expect("sh").success());
         for file in crate::support::files(&lab.path(umask)) {
             assert_eq!(fs::metadata(&file).expect("file").permissions().mode() & 0o777, mode, "{file:?}");

@@ -1,0 +1,129 @@
+//! `grus login`, `grus logout`, and the account options of `grus pull`. A secret is never taken from the command
+//! line, where `ps` shows it.
+
+use grus_core::reference::{Reference, DOCKER_HUB};
+use grus_core::refusal::Refusal;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use crate::prompt;
+use crate::registry::auth_store::{erase, store, Place};
+use crate::registry::{Client, Login, Settings};
+
+const LOGIN_EXAMPLES: &str = "\
+Examples:
+  grus login                                       Docker Hub; asks for name and password
+  grus login nvcr.io -u '$oauthtoken'
+  grus login ghcr.io -u NAME --password-stdin < ~/.ghcr-token
+
+The account is checked, then kept where Podman keeps it (see containers-auth.json(5)), or in the credential
+helper that is set up there. Accounts of 'docker login' and 'podman login' are used without a login here.";
+
+const LOGOUT_EXAMPLES: &str = "\
+Examples:
+  grus logout                 Docker Hub
+  grus logout nvcr.io";
+
+/// An account given with a command.
+#[derive(Debug, clap::Args)]
+pub struct Account {
+    /// User name at the registry
+    #[arg(long, short, value_name = "NAME")]
+    username: Option<String>,
+    /// Read the password or access token from standard input
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+}
+
+impl Account {
+    /// Whether anything was given.
+    pub fn given(&self) -> bool {
+        self.username.is_some()
+    }
+
+    /// The account, with questions for what was not given.
+    pub fn ask(&self, registry: &str) -> Result<Login, Failure> {
+        let username = match &self.username {
+            Some(name) => name.clone(),
+            None => prompt::line(&format!("User name at {registry}: "))?,
+        };
+        let password = match self.password_stdin {
+            true => prompt::password_from_stdin()?,
+            false => prompt::password(&format!("Password of {username} at {registry}: "))?,
+        };
+        Ok(Login { registry: registry.to_owned(), username, password })
+    }
+}
+
+/// Arguments of `grus login`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = LOGIN_EXAMPLES)]
+pub struct LoginArgs {
+    /// The registry
+    #[arg(value_name = "SERVER[:PORT]", default_value = DOCKER_HUB)]
+    registry: String,
+    #[command(flatten)]
+    account: Account,
+}
+
+impl LoginArgs {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let registry = server(&self.registry)?;
+        let login = self.account.ask(&registry)?;
+        let settings = settings(context, Some(login.clone()));
+        let paths = settings.paths.clone();
+        Client::new(settings)?.check_login(&registry)?;
+        let place = store(&paths, &registry, &login.username, &login.password)?;
+        output::print(&format!("Logged in to {registry} as {}; kept in {}\n", login.username, shown(&place)))
+    }
+}
+
+/// Arguments of `grus logout`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = LOGOUT_EXAMPLES)]
+pub struct LogoutArgs {
+    /// The registry
+    #[arg(value_name = "SERVER[:PORT]", default_value = DOCKER_HUB)]
+    registry: String,
+}
+
+impl LogoutArgs {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let registry = server(&self.registry)?;
+        let places = erase(&settings(context, None).paths, &registry)?;
+        if places.is_empty() {
+            return Err(Refusal::user(format!("no account is kept for {registry}"))
+                .hint("check the server's name; 'grus login' stores an account")
+                .into());
+        }
+        let lines = places.iter().map(|p| format!("Removed the account for {registry} from {}\n", shown(p)));
+        output::print(&lines.collect::<String>())
+    }
+}
+
+/// How this site and this user speak to registries.
+pub fn settings(context: &Context, login: Option<Login>) -> Settings {
+    Settings { plain_http: context.site.pull.plain_http.clone(), login, ..Settings::default() }
+}
+
+/// A registry's name as references have it; Docker Hub has several.
+fn server(text: &str) -> Result<String, Failure> {
+    let bare = text.trim_start_matches("https://").trim_end_matches('/');
+    let bare = bare.strip_suffix("/v1").unwrap_or(bare);
+    // What can stand before an image's name is a registry.
+    let reference = Reference::parse(&format!("{bare}/x")).ok().filter(|r| r.repository == "x");
+    let hub = || (bare == DOCKER_HUB || bare == "index.docker.io").then(|| DOCKER_HUB.to_owned());
+    reference.map(|r| r.registry).or_else(hub).ok_or_else(|| {
+        Refusal::user(format!("'{}' is not a registry", grus_core::refusal::printable(text)))
+            .hint("write it as server[:port], for example ghcr.io or registry.example.org:5000")
+            .into()
+    })
+}
+
+fn shown(place: &Place) -> String {
+    match place {
+        Place::File(path) => grus_core::refusal::printable(&path.display().to_string()),
+        Place::Helper(name) => format!("the credential helper '{}'", grus_core::refusal::printable(name)),
+    }
+}
