@@ -9,12 +9,14 @@
 mod image;
 mod read;
 mod relevant;
+mod sizes;
 mod symbols;
 mod tables;
 
 pub use image::{is_library_name, Collector, ImageFacts, Libc, FACTS_VERSION, MAX_FACTS};
 pub use read::{Malformed, ReadAt};
-pub use relevant::{is_mpi, relevant};
+pub use relevant::{is_mpi, is_private, relevant};
+pub use sizes::Sizes;
 pub use symbols::Symbols;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,10 @@ impl Kind {
     fn is_library(&self) -> bool {
         *self == Kind::Library
     }
+}
+
+fn sizes_empty(sizes: &Sizes) -> bool {
+    sizes.is_empty()
 }
 
 /// The facts of one ELF file. Lists are in the file's order; symbol sets hold only [`relevant`] names.
@@ -81,8 +87,8 @@ pub struct Object {
     pub weak: Symbols,
     /// Sizes of MPI data objects in bytes. In a library: what it defines. In a program: its copies
     /// (COPY relocations), which must be as large as the library's own.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub data: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "sizes_empty")]
+    pub data: Sizes,
     /// A program that holds an MPI library itself.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub static_mpi: bool,

@@ -33,32 +33,12 @@ const MPI: &[&str] = &[
     "_ZTSN3MPI",
 ];
 
-/// Beginnings of the symbols of unversioned libraries near MPI: hwloc, PMI, PMIx, Cray PALS, UCX, xpmem, CXI,
-/// libevent, libpciaccess, json-c, and the part of Open MPI that its bindings call.
-const NEAR: &[&str] = &[
-    "hwloc_",
-    "PMI_",
-    "PMI2_",
-    "PMIx_",
-    "PMIX_",
-    "pmix_",
-    "pals_",
-    "ucp_",
-    "uct_",
-    "ucs_",
-    "ucm_",
-    "xpmem_",
-    "cxil_",
-    "cxi_",
-    "event_",
-    "evutil_",
-    "evthread_",
-    "pci_",
-    "json_",
-    "psm2_",
-    "opal_",
-    "orte_",
-];
+/// Beginnings of the symbols of unversioned libraries that MPI stacks share with others: hwloc, libevent,
+/// libpciaccess, older json-c.
+const SHARED: &[&str] = &["hwloc_", "event_", "evutil_", "evthread_", "pci_", "json_"];
+
+/// Beginnings of Open MPI's private functions. That something calls them shows that it belongs to its MPI.
+const PRIVATE: &[&str] = &["opal_", "orte_"];
 
 /// Longest symbol name that is kept, in bytes.
 const LONGEST: usize = 256;
@@ -85,9 +65,20 @@ pub fn is_mpi(name: &str) -> bool {
     starts(MPI) && !starts(DEBUGGERS)
 }
 
-/// Whether `name` is kept at all. Names that the text form cannot hold are not: no compiler makes them.
+/// Whether `name` is private to Open MPI: what a program of its own calls.
+pub fn is_private(name: &str) -> bool {
+    PRIVATE.iter().any(|p| name.starts_with(p))
+}
+
+/// Whether a symbol that is needed is kept. Names that the text form cannot hold are not: no compiler makes
+/// them.
 pub fn relevant(name: &str) -> bool {
-    (is_mpi(name) || NEAR.iter().any(|p| name.starts_with(p)))
-        && name.len() <= LONGEST
-        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'[' && b != b']')
+    let known = is_mpi(name) || is_private(name) || SHARED.iter().any(|p| name.starts_with(p));
+    known && name.len() <= LONGEST && name.bytes().all(|b| b.is_ascii_graphic() && b != b'[' && b != b']')
+}
+
+/// Whether a symbol that is defined is kept: Open MPI's functions with an `ompi_` are its own affair, its data
+/// is in every program.
+pub(super) fn offered(name: &str, data: bool) -> bool {
+    relevant(name) && !is_private(name) && (data || !name.starts_with("ompi_"))
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::read::{Layout, Malformed, Map, ReadAt};
 use super::symbols::{Symbols, MAX_NAMES};
-use super::{is_mpi, relevant, Object};
+use super::relevant::offered;
+use super::{is_mpi, relevant, Object, Sizes};
 
 /// Largest string table, in bytes: libtorch's is about 40 MiB.
 const MAX_STRINGS: u64 = 128 << 20;
@@ -244,7 +245,7 @@ struct Sorted {
     exports: Vec<String>,
     imports: Vec<String>,
     weak: Vec<String>,
-    data: BTreeMap<String, u64>,
+    data: Sizes,
 }
 
 impl Sorted {
@@ -259,7 +260,9 @@ impl Sorted {
             (true, WEAK) => self.weak.push(name.to_owned()),
             (true, GLOBAL) => self.imports.push(name.to_owned()),
             // Hidden and internal symbols (visibility 1 and 2) are nobody else's.
-            (false, GLOBAL | WEAK | UNIQUE) if symbol.visibility == 0 || symbol.visibility == 3 => {
+            (false, GLOBAL | WEAK | UNIQUE)
+                if (symbol.visibility == 0 || symbol.visibility == 3) && offered(name, symbol.object) =>
+            {
                 self.exports.push(name.to_owned());
                 if symbol.object && is_mpi(name) && !name.starts_with("_Z") {
                     self.data.insert(name.to_owned(), symbol.size);

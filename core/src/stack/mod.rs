@@ -14,7 +14,7 @@ pub use role::{role_of, GLIBC_FAMILY};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::elf::Object;
+use crate::elf::{is_mpi, is_private, Object, Symbols};
 use crate::path::AbsPath;
 
 /// Version of the profile format; a reader refuses what is newer.
@@ -97,6 +97,13 @@ pub struct Library {
 }
 
 impl Library {
+    /// A library as a profile keeps it: without the MPI symbols it needs, which its own stack provides.
+    pub fn new(path: AbsPath, role: Role, mut object: Object) -> Self {
+        object.imports = object.imports.iter().filter(|s| !is_mpi(s) && !is_private(s)).collect();
+        object.weak = Symbols::default();
+        Self { path, role, object }
+    }
+
     /// File name.
     pub fn file_name(&self) -> &str {
         self.path.components().next_back().unwrap_or_default()

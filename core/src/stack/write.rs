@@ -4,7 +4,6 @@ use std::fmt::Write;
 use toml::Value;
 
 use super::{Stack, Variables};
-use crate::elf::Symbols;
 use crate::site::wrapped;
 
 impl Stack {
@@ -91,12 +90,10 @@ impl Stack {
         for (of, nodes) in &object.requires {
             list(out, &format!("requires.{}", quoted(of)), nodes.iter().map(String::as_str));
         }
-        for (name, size) in &object.data {
-            line(out, format!("data.{} = {size}", quoted(name)));
-        }
-        symbols(out, "exports", &object.exports);
-        symbols(out, "imports", &object.imports);
-        symbols(out, "weak", &object.weak);
+        words(out, "data", &object.data.words());
+        words(out, "exports", &object.exports.words());
+        words(out, "imports", &object.imports.words());
+        words(out, "weak", &object.weak.words());
     }
 }
 
@@ -129,12 +126,12 @@ fn list<'a>(out: &mut String, name: &str, values: impl IntoIterator<Item = &'a s
     line(out, "]");
 }
 
-fn symbols(out: &mut String, name: &str, symbols: &Symbols) {
-    if symbols.is_empty() {
+fn words(out: &mut String, name: &str, words: &[String]) {
+    if words.is_empty() {
         return;
     }
     line(out, format!("{name} = '''"));
-    for row in wrapped(&symbols.words().join(" "), 98) {
+    for row in wrapped(&words.join(" "), 98) {
         line(out, row);
     }
     line(out, "'''");

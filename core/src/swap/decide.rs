@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::closure::{copies, Collect};
 use super::family::{part, provider_family, Part};
-use super::judge::{Judge, Match};
+use super::judge::{usual_name, Judge, Match};
 use super::place::place;
 use super::survey::{survey, Group, Survey};
 use super::verify::Verify;
@@ -189,8 +189,9 @@ fn mpi<'a>(
     let has_own = |g: &Group| g.providers().next().is_some();
     let any_own = survey.groups.iter().any(has_own);
     let mut served = false;
+    let fabric = stack.library_named(FABRIC).is_some_and(|l| !copies(q.image, l, &stack.machine).is_empty());
     for group in &survey.groups {
-        let judged = Judge { image_name: q.image_name, survey, stack, reasons }.judge(group);
+        let judged = Judge { image_name: q.image_name, survey, stack, fabric, reasons }.judge(group);
         // A group of another family is left alone as long as the stack serves one.
         if stack.mpi_of(group.family).is_none() {
             let counts = !group.users.is_empty() && (has_own(group) || !any_own);
@@ -215,6 +216,8 @@ fn mpi<'a>(
             return Err(refusal);
         }
         all.roots = whole(stack);
+        let usual = |l: &&'a Library| usual_name(provider_family(l.soname(), &l.object)?, l);
+        all.names = all.roots.iter().filter_map(usual).collect();
         reasons.push(Reason::new(
             stack.name.as_str(),
             Verdict::Note,

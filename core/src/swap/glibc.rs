@@ -27,7 +27,8 @@ pub(super) fn settle<'a>(
         Libc::None => "no glibc".into(),
     };
     let why = format!("{} needs {node} of {library}; the image has {version}", by.path);
-    reasons.push(Reason::new("glibc", Verdict::Conflict, why));
+    let verdict = if rule == GlibcRule::Never { Verdict::Conflict } else { Verdict::Note };
+    reasons.push(Reason::new("glibc", verdict, why));
     let what = format!(
         "image {image_name} has {version}; {} of host stack {} needs {node}",
         by.soname(),

@@ -27,6 +27,8 @@ pub(super) struct Judge<'q, 'a> {
     pub image_name: &'q str,
     pub survey: &'q Survey<'a>,
     pub stack: &'a Stack,
+    /// Both sides have a libfabric: the image's MPI could run on the host's.
+    pub fabric: bool,
     pub reasons: &'q mut Vec<Reason>,
 }
 
@@ -57,6 +59,7 @@ impl<'a> Judge<'_, 'a> {
             ));
             found.names.push((name.clone(), host));
         }
+        found.names.extend(usual_name(group.family, host));
         // Fortran bindings come along where the image relies on the host's MPI altogether.
         if group.providers().next().is_none() {
             found.roots.extend(self.bindings(host));
@@ -68,10 +71,17 @@ impl<'a> Judge<'_, 'a> {
     }
 
     fn refuse(&self, what: String) -> Refusal {
-        Refusal::image(what).hint(
-            "--container-mpi=fabric keeps the image's MPI on the host's libfabric, --container-mpi=image keeps it \
-             as it is",
-        )
+        Refusal::image(what).hint(self.offers())
+    }
+
+    fn offers(&self) -> &'static str {
+        match self.fabric {
+            true => {
+                "--container-mpi=fabric keeps the image's MPI on the host's libfabric, --container-mpi=image keeps it \
+                 as it is"
+            }
+            false => "--container-mpi=image runs the image's own MPI",
+        }
     }
 
     fn provider(&self, group: &Group) -> Result<&'a Library, Refusal> {
@@ -85,10 +95,7 @@ impl<'a> Judge<'_, 'a> {
                 group.label(),
                 self.stack.label()
             ))
-            .hint(format!(
-                "use an image built with {theirs}, or --container-mpi=fabric for the image's own MPI on the host's \
-                 libfabric, or --container-mpi=image"
-            ))
+            .hint(format!("use an image with an MPI of the host's family; or {}", self.offers()))
         })
     }
 
@@ -208,9 +215,7 @@ impl<'a> Judge<'_, 'a> {
         let why = format!("{}: {} of the host", part.label(), library.path);
         self.reasons.push(Reason::new(path.as_str(), Verdict::Replace, why));
         found.pairs.push((path, library));
-        for name in [object.soname.as_deref().unwrap_or(name_of(path)), name_of(path)] {
-            found.names.push((name.to_owned(), library));
-        }
+        found.names.push((object.soname.as_deref().unwrap_or(name_of(path)).to_owned(), library));
         if !found.roots.iter().any(|l| l.path == library.path) {
             found.roots.push(library);
         }
@@ -290,7 +295,9 @@ impl<'a> Judge<'_, 'a> {
             let alone = !linked.loaded.iter().any(|l| group.members.contains_key(l.file.path));
             let given = |s: &str| no_provider || group.members.values().any(|(_, o)| o.exports.contains(s));
             let gap = |s: &&str| {
-                is_mpi(s) && !ours(s) && !from(s, false) && if alone { given(s) } else { from(s, true) }
+                // Functions of Open MPI's own are not recorded: who calls one cannot change its MPI.
+                let theirs = s.starts_with("ompi_") || if alone { given(s) } else { from(s, true) };
+                is_mpi(s) && !ours(s) && !from(s, false) && theirs
             };
             let gaps: Vec<&str> = object.imports.iter().filter(gap).collect();
             weak_gaps.extend(object.weak.iter().filter(gap));
@@ -302,7 +309,7 @@ impl<'a> Judge<'_, 'a> {
             let why = format!("it uses {shown}{more}, which {} lacks", host.path);
             self.reasons.push(Reason::new(path.as_str(), Verdict::Conflict, why));
             return Err(self.refuse(format!(
-                "image {}: {path} uses {shown}{more} of {}; host stack {} ({}) lacks {}",
+                "image {}: {path} uses {shown}{more} of {}; host stack {} has {} and lacks {}",
                 self.image_name,
                 group.label(),
                 self.stack.label(),
@@ -364,6 +371,13 @@ impl<'a> Judge<'_, 'a> {
         found.warnings.extend(warnings);
         Ok(())
     }
+}
+
+/// The name that programs of the family are linked to everywhere, for a host that chose another (Cray), so
+/// that a user's own program finds it.
+pub(super) fn usual_name(family: Family, host: &Library) -> Option<(String, &Library)> {
+    let name = "libmpi.so.12";
+    (family == Family::Mpich && host.soname() != name).then(|| (name.to_owned(), host))
 }
 
 fn needs(library: &Library, other: &Library) -> bool {

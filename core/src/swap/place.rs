@@ -62,7 +62,7 @@ pub(super) fn place<'a>(
             }
         };
         let further = names.iter().filter(|(_, l)| l.path == library.path).map(|(n, _)| n.as_str());
-        for name in further.chain([library.soname(), library.file_name()]) {
+        for name in further.chain([library.soname()]) {
             if dir.join(name) != target {
                 swap.links.insert(name.to_owned(), target.clone());
             }
@@ -70,6 +70,9 @@ pub(super) fn place<'a>(
             if library.role != Role::Plugin {
                 cached.push(name.to_owned());
             }
+        }
+        if target.parent().as_ref() == Some(&dir) {
+            placed.insert(target.into(), library);
         }
     }
     let cache = cache(facts, stack, cached);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::family::{family_of_name, part, provider_family, standard, OpenMpi, Part};
 use super::loader::{File, Linked, World};
 use super::Found;
-use crate::elf::{ImageFacts, Kind, Object};
+use crate::elf::{is_private, ImageFacts, Kind, Object};
 use crate::path::AbsPath;
 use crate::stack::{Family, Pmi};
 
@@ -128,7 +128,7 @@ pub(super) fn survey<'a>(facts: &'a ImageFacts, library_path: &[String]) -> Surv
 /// are of no use with another.
 fn own_tool(object: &Object) -> bool {
     object.kind == Kind::Program
-        && object.imports.iter().any(|s| s.starts_with("opal_") || s.starts_with("orte_"))
+        && object.imports.iter().any(is_private)
 }
 
 /// Enters a user into the groups whose libraries it loads or looks for in vain.

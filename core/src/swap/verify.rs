@@ -60,8 +60,8 @@ impl<'a> Verify<'_, 'a> {
         match lost {
             None => Ok(()),
             Some((by, name)) => {
-                let by = after.loaded[*by].file.path;
-                Err(self.refuse(format!("{by} (loaded by {path}) needs {name}, which neither side has")))
+                let by = loaded_by(after.loaded[*by].file.path, path);
+                Err(self.refuse(format!("{by} needs {name}, which neither side has")))
             }
         }
     }
@@ -70,7 +70,8 @@ impl<'a> Verify<'_, 'a> {
         let missing = first_missing_node(after);
         match missing {
             Some((by, library, node)) if first_missing_node(before) != missing => {
-                Err(self.refuse(format!("{by} (loaded by {path}) needs {node} of {library}, which lacks it")))
+                let by = loaded_by(by, path);
+                Err(self.refuse(format!("{by} needs {node} of {library}, which lacks it")))
             }
             _ => Ok(()),
         }
@@ -99,19 +100,21 @@ impl<'a> Verify<'_, 'a> {
         let defined = |l: &Linked, s: &str| l.loaded.iter().any(|o| o.file.object.exports.contains(s));
         for loaded in &after.loaded {
             let object = loaded.file.object;
-            let undefined = object
-                .imports
-                .iter()
-                .find(|s| is_mpi(s) && !defined(after, s) && (loaded.file.host || defined(before, s)));
+            let undefined =
+                object.imports.iter().find(|s| is_mpi(s) && !defined(after, s) && defined(before, s));
             if let Some(symbol) = undefined {
                 return Err(self.refuse(format!(
-                    "{} (loaded by {path}) needs {symbol}, which nothing defines any more",
-                    loaded.file.path
+                    "{} needs {symbol}, which nothing defines any more",
+                    loaded_by(loaded.file.path, path)
                 )));
             }
         }
         Ok(())
     }
+}
+
+fn loaded_by(path: &AbsPath, root: &AbsPath) -> String {
+    if path == root { path.to_string() } else { format!("{path} (loaded by {root})") }
 }
 
 /// The first version node that an object needs and the object it names lacks. Where that one has no nodes at

@@ -113,7 +113,7 @@ pub fn stack(name: &str, mpi: Vec<Mpi>, roots: &[PathBuf], extra: &[&Path]) -> S
         }
         let role = role_of(object.soname.as_deref().unwrap_or(&file_name), &object);
         let role = if root && role == Role::Shared { Role::Plugin } else { role };
-        library.push(Library { path: abs(real), role, object });
+        library.push(Library::new(abs(real), role, object));
     }
     let path = extra
         .iter()
