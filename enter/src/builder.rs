@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -17,10 +18,11 @@ use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::Request;
 use grus_core::site::Site;
+use rustix::fs::OFlags;
 use rustix::process::{getpid, Pid};
 use rustix::thread::gettid;
 
-use crate::call::{open_own, stat, Called, During};
+use crate::call::{open_own, shown, stat, Broken, Called, During};
 use crate::container::Container;
 use crate::deadline::Deadline;
 use crate::failure::{Failed, Failure, Phase};
@@ -60,6 +62,7 @@ pub struct Inputs {
 pub struct Builder {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    namespace: Option<PathBuf>,
 }
 
 /// What caller and thread share. Plain futexes of one memory, so that they work between processes that share it.
@@ -87,6 +90,8 @@ struct Work {
     inputs: Inputs,
     /// Process and thread that asked: the container is built from what they see.
     caller: (Pid, Pid),
+    /// Or from what this mount namespace shows, if they see no other than the thread.
+    namespace: Option<PathBuf>,
     deadline: Deadline,
 }
 
@@ -103,7 +108,15 @@ impl Builder {
                 .stack_size(256 << 10)
                 .spawn(move || of_thread.serve())
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread), namespace: None })
+    }
+
+    /// Builds from what the mount namespace at `path` shows (an nsfs file, as job_container/tmpfs keeps one for
+    /// each job), unless the caller of [`Builder::build`] is in a namespace of its own already. The path is opened
+    /// as root: it must come from the kernel or the administrator.
+    pub fn within(mut self, path: Option<PathBuf>) -> Self {
+        self.namespace = path;
+        self
     }
 
     /// Hands the work over and waits for the container.
@@ -116,6 +129,7 @@ impl Builder {
         let work = Work {
             inputs,
             caller: (getpid(), gettid()),
+            namespace: self.namespace.take(),
             deadline: Deadline::new(end, Arc::clone(&self.shared.abandoned)),
         };
         self.shared.set(State::Handed(Box::new(work)));
@@ -229,7 +243,12 @@ impl Shared {
 
     fn work(&self, work: &Work) -> Result<Container, Failure> {
         let progress = |phase, server| *self.lock() = State::Running(phase, server);
-        launch::container(&work.inputs, &work.deadline, || follow(work.caller), progress)
+        launch::container(
+            &work.inputs,
+            &work.deadline,
+            || follow(work.caller, work.namespace.as_deref()),
+            progress,
+        )
     }
 }
 
@@ -242,27 +261,35 @@ fn broken_off() -> Failure {
     })
 }
 
-/// Goes to the caller's mount namespace if this thread is in another one: then the job has private directories
-/// (job_container/tmpfs, namespace/tmpfs), and binds are to come from there.
-fn follow((process, thread): (Pid, Pid)) -> Result<(), Failure> {
+/// Goes to the caller's mount namespace if this thread is in another one, else to `namespace` if there is one: then
+/// the job has private directories (job_container/tmpfs, namespace/tmpfs), and binds are to come from there.
+fn follow((process, thread): (Pid, Pid), namespace: Option<&Path>) -> Result<(), Failure> {
     let (process, thread) = (process.as_raw_nonzero(), thread.as_raw_nonzero());
     let theirs = format!("/proc/{process}/task/{thread}/ns/mnt");
-    let same = || -> Called<_> {
-        let own = open_own("/proc/thread-self/ns/mnt", rustix::fs::OFlags::RDONLY)?;
-        let other = open_own(&theirs, rustix::fs::OFlags::RDONLY)?;
-        let (a, b) = (stat(&own, "ns/mnt".as_ref())?, stat(&other, theirs.as_ref())?);
-        Ok(((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino), other))
-    };
-    let (same, other) = same().during(Phase::Handover)?;
-    if same {
-        return Ok(());
+    if !join(Path::new(&theirs)).during(Phase::Handover)? {
+        if let Some(namespace) = namespace {
+            join(namespace).during(Phase::Handover)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves this thread to the mount namespace at `path`; false if it is there already.
+fn join(path: &Path) -> Called<bool> {
+    let own = open_own("/proc/thread-self/ns/mnt", OFlags::RDONLY)?;
+    // Followed to its end: in /proc it is a magic link.
+    let other = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+        .map_err(|e| Broken::new(format!("open({})", shown(path)), e))?;
+    let (a, b) = (stat(&own, "ns/mnt".as_ref())?, stat(&other, path)?);
+    if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
+        return Ok(false);
     }
     // setns(2) refuses a mount namespace to a thread that shares root and directory with others.
-    sys::unshare(false).during(Phase::Handover)?;
+    sys::unshare(false)?;
     let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
     rustix::thread::move_into_link_name_space(other.as_fd(), kind)
-        .map_err(|e| crate::call::Broken::new(format!("setns({theirs})"), e))
-        .during(Phase::Handover)
+        .map_err(|e| Broken::new(format!("setns({})", shown(path)), e))?;
+    Ok(true)
 }
 
 #[cfg(test)]

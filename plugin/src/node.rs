@@ -42,6 +42,27 @@ impl Place {
     }
 }
 
+/// The job's own mount namespace where job_container/tmpfs keeps one, with the job's private /tmp and /dev/shm.
+///
+/// Up to 24.05 slurmstepd itself stays outside of it. Slurm's src/plugins/job_container/tmpfs binds it on
+/// `BasePath/.../JOB/.ns`, and only root can mount a namespace's file anywhere.
+pub fn private_directories(job: u32) -> Option<PathBuf> {
+    namespace_of(&fs::read_to_string("/proc/self/mountinfo").ok()?, job)
+}
+
+/// From mountinfo (proc(5)): fields by spaces, the fifth is the mount point, after ` - ` comes the type.
+fn namespace_of(mountinfo: &str, job: u32) -> Option<PathBuf> {
+    let end = format!("/{job}/.ns");
+    mountinfo.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let is_jobs = file_system.starts_with("nsfs ") && root.starts_with("mnt:[") && point.ends_with(&end);
+        // The kernel writes white space in paths as octal; nobody names a BasePath like that.
+        (is_jobs && !point.contains('\\')).then(|| point.into())
+    })
+}
+
 /// `SPOOL/NODE_JOB.STEP`; a node's name may have a `_` in it.
 fn from_socket(socket: &Path, job: u32) -> Option<Place> {
     let (node, id) = socket.file_name()?.to_str()?.rsplit_once('_')?;
@@ -73,6 +94,20 @@ mod tests {
         assert_eq!(from_socket("/s/a_b_17.4294967291".as_ref(), 17), place("a_b", "/s"));
         for other in ["/run/munge/socket", "/s/n1_18.0", "/s/_17.0", "n1_17.0", "/s/n1_17", "/"] {
             assert_eq!(from_socket(other.as_ref(), 17), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_jobs_namespace_is_found_among_mounts() {
+        let mounts = "\
+            22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+            64 42 0:4 mnt:[4026532170] /var/jc/n1/16/.ns rw - nsfs nsfs rw\n\
+            65 42 0:4 mnt:[4026532177] /var/jc/n1/17/.ns rw - nsfs nsfs rw\n\
+            66 42 0:4 net:[4026532178] /run/netns/18/.ns rw shared:7 - nsfs nsfs rw\n\
+            67 42 0:4 /x /home/user/19/.ns rw - fuse.x y rw\n";
+        assert_eq!(namespace_of(mounts, 17), Some("/var/jc/n1/17/.ns".into()));
+        for job in [7, 18, 19, 20] {
+            assert_eq!(namespace_of(mounts, job), None, "{job}");
         }
     }
 

@@ -21,7 +21,7 @@ use slurm_spank::{SpankError, SpankHandle};
 
 use crate::hooks::Hook;
 use crate::journal::{self, Subject};
-use crate::node::Place;
+use crate::node::{self, Place};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
 use crate::{abi, say, settings};
 
@@ -219,6 +219,7 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
         Refusal::site(format!("cannot start a thread in slurmstepd: {error}"))
             .hint("the node may be short of memory or processes; tell the administrator")
     })?;
+    let builder = builder.within(node::private_directories(job));
     Ok(Some(Wanted { request, site: Arc::new(site), builder, place: Place::find(job) }))
 }
 
