@@ -28,6 +28,7 @@ crate::tests![
     a_lost_image_server_is_explained,
     a_job_directory_behind_a_link_is_found,
     an_extern_step_is_left_alone,
+    a_jobs_private_directories_are_respected,
     an_interrupt_ends_a_pull_and_its_submission,
     a_refused_submission_has_the_exit_code_of_sruns_errors,
     one_file_is_stamped_for_every_release,
@@ -193,6 +194,38 @@ fn an_extern_step_is_left_alone(lab: &Lab) {
     let run = contain.user("srun").args([&image, "--mount=/no/such/dir", "true"]).run().failure();
     let _ = run.stderr_has("grus: contain1: cannot bind /no/such/dir");
     contain.assert_nodes_idle();
+}
+
+/// job_container/tmpfs gives each job a /tmp of its own; slurmstepd itself is outside of it in this release.
+fn a_jobs_private_directories_are_respected(lab: &Lab) {
+    let plugstack = std::fs::read_to_string(lab.dir().join("etc/plugstack.conf")).expect("the lab has one");
+    let private = Cluster::builder("private").nodes(1).extra("PrologFlags=Contain").plugstack(&plugstack);
+    let private = private.extra("DebugFlags=NO_CONF_HASH").up().expect("a lab with extern steps comes up");
+    let base = private.dir().join("private");
+    std::fs::create_dir(&base).expect("a fresh directory");
+    let conf = format!("AutoBasePath=true\nBasePath={}\n", base.display());
+    std::fs::write(private.dir().join("etc/job_container.conf"), conf).expect("root can write");
+    let slurm_conf = std::fs::read_to_string(private.slurm_conf()).expect("the lab has one");
+    let with = slurm_conf + "JobContainerType=job_container/tmpfs\n";
+    std::fs::write(private.slurm_conf(), with).expect("root can write");
+    private.restart_slurmd(1).expect("slurmd starts again");
+
+    let mine = private.work_dir().join("mine.squashfs");
+    std::fs::copy(lab.system_file("busybox"), &mine).expect("root can read the repository");
+    private.give(&mine);
+    for image in [image(lab, "busybox"), format!("--container-image={}", mine.display())] {
+        let steps = format!(
+            "srun sh -c 'echo host >/tmp/grus-host; echo host >/dev/shm/grus-host'; \
+             srun {image} sh -c 'cat /tmp/grus-host /dev/shm/grus-host; echo container >/tmp/grus-container'; \
+             srun cat /tmp/grus-container"
+        );
+        let run = private.user("salloc").args(["-N1", "sh", "-c", &steps]).run().success();
+        let _ = run.stdout_is("host\nhost\ncontainer");
+        for seen in ["/tmp/grus-host", "/tmp/grus-container", "/dev/shm/grus-host"] {
+            assert!(!PathBuf::from(seen).exists(), "{seen} is on the host");
+        }
+    }
+    private.assert_nodes_idle();
 }
 
 /// srun blocks the terminal's signals before it loads plugins: what it starts would inherit that.
