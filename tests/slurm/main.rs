@@ -1,5 +1,5 @@
 //! All tests that need a real Slurm, in one binary: the lab comes up once, tests run one after the other, the lab
-//! goes down at the end. A module per area; `cargo test -p grus-tests --test slurm -- AREA` runs one.
+//! goes down at the end. A module per area; `cargo test --workspace --test slurm -- AREA` runs one.
 //!
 //! Where no lab can be had (not root, packages missing), the tests are skipped with the reason; with CI=true that
 //! is a failure.
