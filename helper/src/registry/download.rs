@@ -47,16 +47,17 @@ enum Attempt {
 }
 
 impl Download {
-    /// Nothing is fetched before [`Download::connection`] runs.
+    /// Fetches each layer from the byte `starts` says, once [`Download::connection`] runs.
     pub fn new(
         transport: Arc<Transport>,
         endpoints: Vec<Endpoint>,
         layers: Vec<Layer>,
+        starts: &[u64],
         progress: Arc<dyn Progress>,
     ) -> Self {
         let settings = &transport.settings;
         Self {
-            window: Mutex::new(Window::new(&layers, settings.buffer, settings.segment)),
+            window: Mutex::new(Window::new(&layers, starts, settings.buffer, settings.segment)),
             transport,
             endpoints,
             preferred: AtomicUsize::new(0),

@@ -13,6 +13,8 @@ use super::download::Download;
 use super::error::{Kind, RegistryError};
 use super::transport::lock;
 use super::window::Taken;
+use super::Layer;
+use crate::verify::Verified;
 
 /// The running tasks of a download. Its connections end when this is dropped.
 pub struct Running {
@@ -36,12 +38,13 @@ impl Running {
     }
 
     /// The layers as sources, bottom first.
-    pub fn sources(self) -> Vec<Arc<dyn LayerSource>> {
+    pub fn sources(self, mut held: Vec<Option<Held>>) -> Vec<Arc<dyn LayerSource>> {
         let running = Arc::new(self);
-        let layers = 0..running.download.layers.len();
-        layers
-            .map(|layer| Arc::new(Source { running: running.clone(), layer }) as Arc<dyn LayerSource>)
-            .collect()
+        held.resize_with(running.download.layers.len(), || None);
+        let source = |(layer, held)| -> Arc<dyn LayerSource> {
+            Arc::new(Source { running: running.clone(), layer, held })
+        };
+        held.into_iter().enumerate().map(source).collect()
     }
 }
 
@@ -58,13 +61,26 @@ impl Drop for Running {
 struct Source {
     running: Arc<Running>,
     layer: usize,
+    held: Option<Held>,
+}
+
+/// The beginning of a layer, or all of it, that the caller has already.
+pub struct Held {
+    /// How many bytes.
+    pub len: u64,
+    /// They themselves. Not trusted: the layer's digest is checked over them and what is fetched.
+    pub source: Arc<dyn LayerSource>,
 }
 
 impl LayerSource for Source {
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         let pass = lock(&self.running.download.window).open(self.layer);
         self.running.download.wake();
-        Ok(Box::new(Stream { running: self.running.clone(), layer: self.layer, pass, bytes: Bytes::new() }))
+        let stream = Stream { running: self.running.clone(), layer: self.layer, pass, bytes: Bytes::new() };
+        let Some(held) = self.held.as_ref().filter(|h| h.len > 0) else { return Ok(Box::new(stream)) };
+        let Layer { digest, size, .. } = self.running.download.layers[self.layer].clone();
+        let whole = held.source.open()?.take(held.len).chain(stream);
+        Ok(Box::new(Verified::new(whole, digest, Some(size))))
     }
 
     fn name(&self) -> String {

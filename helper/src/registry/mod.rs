@@ -42,6 +42,7 @@ use self::resolve::{worth_another, Resolver};
 use self::transport::{lock, Transport};
 
 pub use error::{Kind, RegistryError};
+pub use layer_stream::Held;
 pub use secret::Secret;
 pub use settings::{Login, Paths, Settings};
 
@@ -186,12 +187,25 @@ impl Client {
         resolved: &Resolved,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<Arc<dyn LayerSource>>, RegistryError> {
+        self.download_rest(resolved, Vec::new(), progress)
+    }
+
+    /// The same where the caller has the beginning of some layers, or all of them: `held` by layer, bottom
+    /// first. The sources give whole layers all the same; progress counts only what is fetched.
+    pub fn download_rest(
+        &self,
+        resolved: &Resolved,
+        held: Vec<Option<Held>>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Vec<Arc<dyn LayerSource>>, RegistryError> {
         self.check()?;
         let (endpoints, layers) = (resolved.endpoints.clone(), resolved.layers.clone());
-        let download = Arc::new(Download::new(self.transport.clone(), endpoints, layers, progress));
+        let starts: Vec<u64> = held.iter().map(|h| h.as_ref().map_or(0, |h| h.len)).collect();
+        let download = Arc::new(Download::new(self.transport.clone(), endpoints, layers, &starts, progress));
         lock(&self.downloads).push(Arc::downgrade(&download));
         let connections = self.transport.settings.connections;
-        Ok(Running::start(download, connections, self.threads.handle()?, self.threads.clone()).sources())
+        let running = Running::start(download, connections, self.threads.handle()?, self.threads.clone());
+        Ok(running.sources(held))
     }
 
     /// Ends all requests and downloads at once; from then on every call fails with [`Kind::Cancelled`].

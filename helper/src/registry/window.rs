@@ -28,6 +28,8 @@ pub struct Window {
 #[derive(Debug)]
 struct Stream {
     layer: Layer,
+    /// Bytes at the beginning that the caller has.
+    start: u64,
     mode: Mode,
     /// First byte nobody has claimed.
     next: u64,
@@ -118,16 +120,22 @@ pub struct Advance {
 }
 
 impl Window {
-    /// A window of `budget` bytes over `layers` (bottom first), in ranges of `segment` bytes.
-    pub fn new(layers: &[Layer], budget: u64, segment: u64) -> Self {
-        let streams = layers.iter().map(|layer| Stream::new(layer.clone())).collect();
+    /// A window of `budget` bytes over `layers` (bottom first) from the byte `starts` says, in ranges of
+    /// `segment` bytes. A layer that does not start at 0 is for its reader to judge.
+    pub fn new(layers: &[Layer], starts: &[u64], budget: u64, segment: u64) -> Self {
+        let start = |(n, layer): (usize, &Layer)| starts.get(n).map_or(0, |s| (*s).min(layer.size));
+        let streams = layers.iter().enumerate().map(|l| Stream::new(l.1.clone(), start(l))).collect();
         let mut window = Self { streams, budget, segment: segment.max(1), held: 0, failed: None };
         for index in 0..window.streams.len() {
-            if window.streams[index].layer.size == 0 {
-                window.finish(index);
-            }
+            window.finish_if_complete(index);
         }
         window
+    }
+
+    fn finish_if_complete(&mut self, layer: usize) {
+        if self.streams[layer].frontier == self.streams[layer].layer.size {
+            self.finish(layer);
+        }
     }
 
     /// The next piece of work, if there is room for one.
@@ -278,7 +286,7 @@ impl Window {
     fn finish(&mut self, layer: usize) -> bool {
         let stream = &mut self.streams[layer];
         let found = digest_of_hash(stream.hasher.take().unwrap_or_default());
-        stream.verified = found == stream.layer.digest;
+        stream.verified = stream.start > 0 || found == stream.layer.digest;
         if !stream.verified {
             let what =
                 format!("layer {} is damaged: what arrived has the digest {found}", stream.layer.digest);
@@ -318,12 +326,10 @@ impl Window {
             epoch: old.epoch + 1,
             opened: old.opened,
             seen: old.seen,
-            ..Stream::new(old.layer.clone())
+            ..Stream::new(old.layer.clone(), old.start)
         };
         *old = fresh;
-        if self.streams[layer].layer.size == 0 {
-            self.finish(layer);
-        }
+        self.finish_if_complete(layer);
     }
 
     /// The next bytes for the reader of `pass`.
@@ -370,12 +376,13 @@ impl Window {
 }
 
 impl Stream {
-    fn new(layer: Layer) -> Self {
+    fn new(layer: Layer, start: u64) -> Self {
         Self {
             layer,
+            start,
             mode: Mode::Unknown,
-            next: 0,
-            frontier: 0,
+            next: start,
+            frontier: start,
             pending: BTreeMap::new(),
             ready: VecDeque::new(),
             hasher: Some(Sha256::new()),
@@ -386,7 +393,7 @@ impl Stream {
             epoch: 0,
             opened: false,
             starving: false,
-            seen: 0,
+            seen: start,
         }
     }
 

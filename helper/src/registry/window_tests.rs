@@ -16,7 +16,7 @@ fn window(sizes: &[u64], budget: u64) -> Window {
         media_type: String::new(),
     };
     let layers: Vec<Layer> = sizes.iter().enumerate().map(layer).collect();
-    Window::new(&layers, budget, SEGMENT)
+    Window::new(&layers, &[], budget, SEGMENT)
 }
 
 /// All bytes of a claim arrive in pieces of 3, and are hashed as far as they are in order.
@@ -178,4 +178,20 @@ fn an_empty_layer_is_complete_from_the_start() {
     let mut window = window(&[0], 1000);
     let pass = window.open(0);
     assert_eq!((window.take(0, pass), window.claim()), (Ok(Taken::End), None));
+}
+
+#[test]
+fn a_layer_whose_beginning_is_held_is_fetched_from_there() {
+    let layer = |size| Layer { digest: digest_of(b"judged by the reader"), size, media_type: String::new() };
+    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, SEGMENT);
+    let (below, top) = (window.open(0), window.open(1));
+    assert_eq!(window.take(1, top), Ok(Taken::End));
+    let claim = window.claim().expect("the rest");
+    assert_eq!((claim.layer, claim.start, claim.end), (0, 12, 22));
+    window.ranges_work(&claim);
+    deliver(&mut window, &claim, 25);
+    let rest = window.claim().expect("the last");
+    deliver(&mut window, &rest, 25);
+    assert_eq!(read(&mut window, 0, below), content(0, 25)[12..]);
+    assert_eq!(window.take(0, below), Ok(Taken::End));
 }

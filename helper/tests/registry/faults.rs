@@ -1,13 +1,15 @@
 //! The fault table of a download: whatever the network does, the right bytes or a clear error.
 
+use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use grus_helper::registry::{Kind, RegistryError};
+use grus_core::reference::Reference;
+use grus_helper::registry::{Client, Held, Kind, RegistryError};
 
 use super::image::{noise, Content};
 use super::server::{Answer, How, Request, Server};
-use super::{pull, settings, Watch};
+use super::{amd64, pull, settings, Watch};
 
 const SIZES: [usize; 3] = [300_000, 700_000, 20_000];
 
@@ -237,4 +239,44 @@ fn a_status_nobody_knows_is_an_error() {
     fails(Kind::Refused, "418", |_, _, _| Answer::status(418));
     fails(Kind::Corrupt, "204", |_, _, _| Answer::status(204));
     fails(Kind::Refused, "", |_, _, _| Answer::status(304));
+}
+
+/// Bytes of a test as a layer's beginning.
+struct Bytes(Vec<u8>);
+
+impl grus_squash::LayerSource for Bytes {
+    fn open(&self) -> std::io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(std::io::Cursor::new(self.0.clone())))
+    }
+    fn name(&self) -> String {
+        "held".into()
+    }
+}
+
+#[test]
+fn what_is_held_is_not_fetched_but_judged() {
+    for (right, ranges) in [(true, true), (true, false), (false, true)] {
+        let blobs = Content::image(&SIZES).blobs;
+        let (server, content) = faulty(move |_, request, answer| match ranges {
+            true => answer,
+            false => Answer::ok(blobs[request.path.rsplit('/').next().unwrap_or("")].clone()),
+        });
+        let client = Client::new(settings()).expect("client");
+        let reference = Reference::parse(&server.image()).expect("static");
+        let resolved = client.resolve(&reference, &amd64()).expect("there");
+        let held = |layer: usize, len: usize| {
+            let mut bytes = content.layers[layer][..len].to_vec();
+            bytes[0] ^= u8::from(!right);
+            Some(Held { len: len as u64, source: Arc::new(Bytes(bytes)) })
+        };
+        let all = vec![held(0, SIZES[0]), held(1, 123_456), None];
+        let sources = client.download_rest(&resolved, all, Arc::new(Watch::default())).expect("started");
+        for (n, source) in sources.iter().enumerate().rev() {
+            let mut bytes = Vec::new();
+            let read = source.open().expect("opens").read_to_end(&mut bytes);
+            assert_eq!(read.is_ok(), right || n == 2, "layer {n}: {read:?}");
+            assert!(!right || bytes == content.layers[n]);
+        }
+        assert!(!server.log().iter().any(|r| r.is_blob(&content.layer_digest(0))), "it was held");
+    }
 }
