@@ -60,7 +60,9 @@ fn site_binds(launch: &Launch) -> Vec<Wanted> {
     }
     binds.push(plain("/etc/hosts", true, false));
     binds.push(plain("/etc/resolv.conf", true, false));
-    binds.extend(launch.job.slurm_paths.iter().map(|path| plain(path.as_str(), false, false)));
+    // The launch's own directories may lie in /tmp, where anyone can make a link of a name that can be foretold.
+    let as_user = |path: &AbsPath| Wanted { opener: Opener::User, ..plain(path.as_str(), false, false) };
+    binds.extend(launch.job.slurm_paths.iter().map(as_user));
     for mount in launch.site.site_mounts() {
         binds.retain(|bind| bind.destination != mount.destination);
         binds.push(from_mount(&mount, Opener::Site, false));

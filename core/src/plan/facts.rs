@@ -83,6 +83,7 @@ pub struct Job {
     pub workdir: AbsPath,
     /// The environment a task would have on the host.
     pub environment: BTreeMap<String, String>,
-    /// Directories that Slurm's launch uses (PMIx, PMI): bound at their own paths where they exist.
+    /// Directories that Slurm's launch uses (PMIx, PMI), accessible to the user: bound at their own paths where they
+    /// exist.
     pub slurm_paths: Vec<AbsPath>,
 }
