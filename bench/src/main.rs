@@ -1,2 +1,25 @@
-//! Placeholder.
-fn main() {}
+//! The benches: each measures Grus and a floor or a peer in the same run, alternating, and prints medians with the
+//! machine's load. The last line is one JSON object.
+
+mod figures;
+mod launch;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["launch"] => launch::run(),
+        // A process of its own for one measurement of `launch`.
+        ["join", account, image] => launch::join_once(account, image),
+        _ => Err(anyhow::anyhow!("usage: grus-bench launch")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("grus-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The set-up alone: `enter`'s builder in the conditions of slurmstepd, against `floor.c`, which makes the same mounts by
+//! the fewest system calls. Both in turns, each on a thread of its own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{anyhow, ensure, Context, Result};
+use grus_core::path::AbsPath;
+use grus_core::plan::{Job, LaunchPlan, Op};
+use grus_core::platform::Platform;
+use grus_core::request::{Image, Request};
+use grus_core::site::Site;
+use grus_enter::{Builder, Container, Failure, Inputs, TIME_LIMIT};
+use grus_tests::Account;
+
+use crate::figures::Samples;
+
+/// Rounds, and builds of each kind in a round.
+const ROUNDS: usize = 20;
+const EACH: usize = 10;
+
+/// Microseconds.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// The least that the kernel must do.
+    pub floor: Samples,
+    /// Grus, image mounted by the kernel.
+    pub kernel: Samples,
+    /// Grus, image served by squashfuse_ll.
+    pub fuse: Samples,
+    /// A task's joining.
+    pub join: Samples,
+    /// Grus by phases, the kernel's mount and the server's.
+    phases: BTreeMap<String, [Samples; 2]>,
+}
+
+/// Measures all, in turns.
+pub fn measure(account: &Account, kernel_image: &Path, users_image: &Path) -> Result<Setup> {
+    let (kernel, fuse) = (inputs(account, kernel_image)?, inputs(account, users_image)?);
+    let dir = tempfile::tempdir()?;
+    let floor = compile(dir.path())?;
+    let recipe = recipe(&build(&kernel)?.0.plan);
+    let mut setup = Setup::default();
+    for _ in 0..ROUNDS {
+        setup.floor.0.extend(run_floor(&floor, &recipe)?);
+        for _ in 0..EACH {
+            let (container, took) = build(&kernel)?;
+            setup.kernel.0.push(took);
+            setup.note(&container, 0);
+        }
+        for _ in 0..EACH {
+            let (container, took) = build(&fuse)?;
+            setup.fuse.0.push(took);
+            setup.note(&container, 1);
+        }
+    }
+    setup.join = joins(account, kernel_image)?;
+    Ok(setup)
+}
+
+impl Setup {
+    fn note(&mut self, container: &Container, kind: usize) {
+        for (phase, took) in &container.timings.0 {
+            let samples = self.phases.entry(format!("{phase:?}").to_lowercase()).or_default();
+            samples[kind].0.push(took.as_secs_f64() * 1e6);
+        }
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  floor          {}", self.floor)?;
+        writeln!(f, "  grus, kernel   {}", self.kernel)?;
+        writeln!(f, "  grus, fuse     {}", self.fuse)?;
+        writeln!(f, "  a rank's join  {}", self.join)?;
+        for (phase, [kernel, fuse]) in &self.phases {
+            writeln!(f, "    {phase:12} kernel {:8.1}   fuse {:8.1}", kernel.median(), fuse.median())?;
+        }
+        Ok(())
+    }
+}
+
+/// One build as slurmstepd has it: the thread is there before the clock starts.
+fn build(inputs: &Inputs) -> Result<(Container, f64)> {
+    let builder = Builder::start()?;
+    let inputs = inputs.clone();
+    let start = Instant::now();
+    let container = builder.build(inputs).map_err(explained)?;
+    Ok((container, start.elapsed().as_secs_f64() * 1e6))
+}
+
+fn explained(failure: Failure) -> anyhow::Error {
+    anyhow!("{} ({})", failure.what(), failure.hint().unwrap_or_default())
+}
+
+fn inputs(account: &Account, image: &Path) -> Result<Inputs> {
+    let image = AbsPath::parse(image.to_str().context("a path of text")?)?;
+    let user = grus_enter::account::user(account.uid, account.gid, &[])?;
+    let workdir = AbsPath::parse(account.home.to_str().context("a path of text")?)?;
+    Ok(Inputs {
+        request: Request { image: Some(Image::File(image.clone())), ..Request::default() },
+        site: Arc::new(Site::defaults()),
+        job: Job { user, workdir, environment: std::env::vars().collect(), slurm_paths: vec![] },
+        image,
+        uid: account.uid,
+        gid: account.gid,
+        gids: vec![account.gid],
+        platform: Platform::here(),
+        node: None,
+        limit: TIME_LIMIT,
+    })
+}
+
+/// What `floor.c` reads: the same mounts, by their final paths.
+fn recipe(plan: &LaunchPlan) -> String {
+    let mut text = format!("repeat\t{EACH}\nimage\t{}\n", plan.image);
+    // Formatting into a String cannot fail.
+    for made in plan.skeleton.iter().filter(|made| made.path.depth() > 0) {
+        let _ = writeln!(text, "{}\t{}", if made.directory { "dir" } else { "file" }, made.path);
+    }
+    for op in &plan.mounts {
+        let _ = match op {
+            Op::Bind { source, destination, readonly, devices, .. } => {
+                let (access, devices) =
+                    (if *readonly { "ro" } else { "rw" }, if *devices { "dev" } else { "nodev" });
+                writeln!(text, "bind\t{source}\t{destination}\t{access}\t{devices}")
+            }
+            Op::Text { destination, .. } => writeln!(text, "text\t{destination}"),
+            Op::Volatile { .. } => Ok(()),
+        };
+    }
+    text
+}
+
+fn compile(dir: &Path) -> Result<PathBuf> {
+    let (source, program) = (dir.join("floor.c"), dir.join("floor"));
+    std::fs::write(&source, include_str!("floor.c"))?;
+    let status = Command::new("cc").args(["-O2", "-pthread", "-o"]).arg(&program).arg(&source).status();
+    ensure!(status.context("cc")?.success(), "floor.c does not compile");
+    Ok(program)
+}
+
+fn run_floor(program: &Path, recipe: &str) -> Result<Vec<f64>> {
+    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().context("stdin is piped")?.write_all(recipe.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "the floor failed: {}", output.status);
+    String::from_utf8(output.stdout)?.lines().map(|line| Ok(line.parse()?)).collect()
+}
+
+/// A rank's first join, each in a process of its own, which is this program again.
+fn joins(account: &Account, image: &Path) -> Result<Samples> {
+    let me = std::env::current_exe()?;
+    let one = |_| {
+        let output = Command::new(&me).arg("join").arg(&account.name).arg(image).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+    };
+    (0..50).map(one).collect::<Result<Vec<f64>>>().map(Samples)
+}
+
+/// `grus-bench join ACCOUNT IMAGE`: builds, joins, and prints the microseconds of the joining.
+pub fn join_once(account: &str, image: &str) -> Result<()> {
+    let account = Account::find(account)?.context("no such account")?;
+    let (container, _) = build(&inputs(&account, Path::new(image))?)?;
+    let start = Instant::now();
+    container.join().map_err(explained)?;
+    println!("{:.1}", start.elapsed().as_secs_f64() * 1e6);
+    Ok(())
+}
