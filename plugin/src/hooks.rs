@@ -7,7 +7,7 @@
 //! | user_init            |                 |                 | build the container, or say why not   |        |
 //! | task_init_privileged |                 |                 | join it                               |        |
 //! | task_init            |                 |                 | start, or end without a container     |        |
-//! | task_exit            |                 |                 | say so if the image's server is gone   |        |
+//! | task_exit            |                 |                 | say so if the image's server is gone  |        |
 //!
 //! Options are registered in [`crate::abi`], before `init`. No hook fails: on the submit side a refusal ends the
 //! program, on a node it is remembered until it can end the tasks. A failing hook would drain nodes, or be
