@@ -181,25 +181,7 @@ impl Collector {
 
     /// The facts. Links that lead to nothing kept fall away.
     pub fn finish(self) -> ImageFacts {
-        let mut wanted: BTreeSet<AbsPath> = self.objects.keys().cloned().collect();
-        for path in self.objects.keys() {
-            let mut above = path.parent();
-            // A directory that is in the set already has its own parents there.
-            while let Some(dir) = above.filter(|d| wanted.insert(d.clone())) {
-                above = dir.parent();
-            }
-        }
-        wanted.remove(&AbsPath::root());
-        let leads = |path: &AbsPath| {
-            let real = real_path(&self.links, path.as_str())?;
-            AbsPath::parse(&real).ok().filter(|real| wanted.contains(real))
-        };
-        let mut links: BTreeMap<AbsPath, String> = self
-            .links
-            .iter()
-            .filter(|(p, _)| leads(p).is_some())
-            .map(|(p, t)| (p.clone(), t.clone()))
-            .collect();
+        let mut links = useful(&self.links, &self.objects);
         let truncated = self.truncated || links.len() > MAX_KEPT;
         if truncated {
             links.clear();
@@ -213,6 +195,41 @@ impl Collector {
             conda: self.conda.into_iter().collect(),
             truncated,
         }
+    }
+}
+
+/// The links that lead to an object, or to a directory above one or above such a link (`/lib64` on Debian
+/// holds nothing but a link).
+fn useful(
+    links: &BTreeMap<AbsPath, String>,
+    objects: &BTreeMap<AbsPath, Object>,
+) -> BTreeMap<AbsPath, String> {
+    let mut wanted: BTreeSet<AbsPath> = BTreeSet::new();
+    objects.keys().for_each(|path| want(&mut wanted, path.clone()));
+    let mut open: Vec<(&AbsPath, AbsPath)> = links
+        .keys()
+        .filter_map(|path| Some((path, AbsPath::parse(&real_path(links, path.as_str())?).ok()?)))
+        .collect();
+    let mut kept = BTreeMap::new();
+    // Each round follows the links that the last one made useful; links to links are few levels deep.
+    loop {
+        let (leading, rest): (Vec<_>, Vec<_>) = open.into_iter().partition(|(_, real)| wanted.contains(real));
+        if leading.is_empty() {
+            return kept;
+        }
+        for (path, _) in leading {
+            kept.insert(path.clone(), links[path].clone());
+            path.parent().into_iter().for_each(|dir| want(&mut wanted, dir));
+        }
+        open = rest;
+    }
+}
+
+/// Adds a path and the directories above it, without the root.
+fn want(wanted: &mut BTreeSet<AbsPath>, path: AbsPath) {
+    let mut next = Some(path);
+    while let Some(path) = next.filter(|p| p.depth() > 0 && wanted.insert(p.clone())) {
+        next = path.parent();
     }
 }
 

@@ -24,6 +24,8 @@ fn what_a_swap_needs_is_kept_and_nothing_else() {
     let user = Object { weak: Symbols::new(["MPI_Init"]), ..Object::default() };
     c.object(path("/usr/lib/python3/mpi.so"), user);
     c.link(path("/lib"), "usr/lib");
+    c.link(path("/lib64"), "usr/lib64");
+    c.link(path("/usr/lib64/libc.so.6"), "../lib/libc.so.6");
     c.link(path("/bin"), "usr/bin");
     c.link(path("/usr/lib/libc.so"), "libc.so.6");
     c.link(path("/usr/lib/dangling.so"), "nothing");
@@ -33,7 +35,8 @@ fn what_a_swap_needs_is_kept_and_nothing_else() {
     let kept: Vec<&str> = facts.objects.keys().map(AbsPath::as_str).collect();
     assert_eq!(kept, ["/usr/lib/libc.so.6", "/usr/lib/python3/mpi.so"]);
     let links: Vec<&str> = facts.links.keys().map(AbsPath::as_str).collect();
-    assert_eq!(links, ["/lib", "/usr/lib/libc.so"]);
+    assert_eq!(links, ["/lib", "/lib64", "/usr/lib/libc.so", "/usr/lib64/libc.so.6"]);
+    assert!(facts.object("/lib64/libc.so.6").is_some());
     assert_eq!(facts.object("/lib/../lib/libc.so").map(|(p, _)| p.as_str()), Some("/usr/lib/libc.so.6"));
     assert_eq!(ImageFacts::parse(facts.to_json().as_bytes(), "x").expect("own text"), facts);
 }

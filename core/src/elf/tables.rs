@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::read::{Layout, Malformed, Map, ReadAt};
-use super::symbols::{Symbols, MAX_NAMES};
 use super::relevant::offered;
+use super::symbols::{Symbols, MAX_NAMES};
 use super::{is_mpi, relevant, Object, Sizes};
 
 /// Largest string table, in bytes: libtorch's is about 40 MiB.

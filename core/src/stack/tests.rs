@@ -53,9 +53,11 @@ fn a_profile_is_read_and_written_the_same() {
 fn long_lists_are_wrapped() {
     let mut stack = Stack::parse("mpich", GOOD).expect("good");
     stack.library[1].object.provides = (0..80).map(|n| format!("FABRIC_1.{n}")).collect();
-    stack.library[0].object.exports = Symbols::new((0..300).map(|n| format!("MPI_Function_{n}")).chain(
-        ["MPI_Init", "PMPI_Init", "MPI_Comm_rank", "PMPI_Comm_rank"].map(str::to_owned),
-    ));
+    stack.library[0].object.exports = Symbols::new(
+        (0..300)
+            .map(|n| format!("MPI_Function_{n}"))
+            .chain(["MPI_Init", "PMPI_Init", "MPI_Comm_rank", "PMPI_Comm_rank"].map(str::to_owned)),
+    );
     let text = stack.to_toml();
     assert!(text.lines().all(|l| l.len() <= 102), "{text}");
     assert_eq!(Stack::parse("mpich", &text).expect("own text"), stack);
@@ -70,18 +72,42 @@ fn what_is_wrong_is_named() {
         (with("machine =", "machin ="), "unknown key 'machin'; did you mean 'machine'?"),
         (with("soname =", "so-name ="), "unknown key 'so-name' in library; did you mean 'soname'?"),
         (with("optional", "optinal"), "unknown key 'optinal' in path; did you mean 'optional'?"),
-        (with("environment.set", "environment.sett"), "unknown key 'sett' in environment; did you mean 'set'?"),
-        (with("\"mpich\"", "\"mpic\""), "[[mpi]] mpic: unknown variant `mpic`, expected one of `mpich`, `openmpi`, `abi`"),
-        (with("role = \"fabric\"", "role = \"fast\""), "[[library]] /opt/mpich/lib/libfabric.so.1: unknown variant `fast`"),
+        (
+            with("environment.set", "environment.sett"),
+            "unknown key 'sett' in environment; did you mean 'set'?",
+        ),
+        (
+            with("\"mpich\"", "\"mpic\""),
+            "[[mpi]] mpic: unknown variant `mpic`, expected one of `mpich`, `openmpi`, `abi`",
+        ),
+        (
+            with("role = \"fabric\"", "role = \"fast\""),
+            "[[library]] /opt/mpich/lib/libfabric.so.1: unknown variant `fast`",
+        ),
         (with("x86_64", "x68"), "machine 'x68' is not known; 'uname -m' tells it"),
-        (with("[P]MPI_Init", "[P]MPI_Ini[t"), "[[library]] /opt/mpich/lib/libmpi.so.12.3: '[P]MPI_Ini[t' is not a symbol"),
-        (with("[P]MPI_Init", ""), "[[mpi]] MPICH 4.2: it needs exactly one library of role \"mpi\" that exports the MPICH ABI"),
+        (
+            with("[P]MPI_Init", "[P]MPI_Ini[t"),
+            "[[library]] /opt/mpich/lib/libmpi.so.12.3: '[P]MPI_Ini[t' is not a symbol",
+        ),
+        (
+            with("[P]MPI_Init", ""),
+            "[[mpi]] MPICH 4.2: it needs exactly one library of role \"mpi\" that exports the MPICH ABI",
+        ),
         (with("pmi = [\"pmi2\"]", "pmi = []"), "[[mpi]] MPICH 4.2: pmi must name a launch method"),
         (with("/dev/cxi*", "/etc/passwd"), "the device /etc/passwd is not below /dev"),
         (with("FI_PROVIDER_PATH =", "LD_PRELOAD ="), "the variable LD_PRELOAD is not a profile's to set"),
-        (with("path = \"/opt/mpich/lib/libfabric.so.1\"", "path = \"libfabric.so.1\""), "[[library]] libfabric.so.1: 'libfabric.so.1' is not an absolute path"),
-        (with("\"libfabric.so.1\"\nprovides", "\"libmpi.so.12\"\nprovides"), "two libraries are called libmpi.so.12"),
-        (with("soname = \"libfabric.so.1\"", "soname = \"../x\""), "/opt/mpich/lib/libfabric.so.1: the SONAME '../x' is no file name"),
+        (
+            with("path = \"/opt/mpich/lib/libfabric.so.1\"", "path = \"libfabric.so.1\""),
+            "[[library]] libfabric.so.1: 'libfabric.so.1' is not an absolute path",
+        ),
+        (
+            with("\"libfabric.so.1\"\nprovides", "\"libmpi.so.12\"\nprovides"),
+            "two libraries are called libmpi.so.12",
+        ),
+        (
+            with("soname = \"libfabric.so.1\"", "soname = \"../x\""),
+            "/opt/mpich/lib/libfabric.so.1: the SONAME '../x' is no file name",
+        ),
         (with("pmi = [", "pmi = "), "line 10: "),
         ("format = 1\nmachine = \"x86_64\"\nlibrary = 1".into(), "write library as [[library]]"),
         ("format = 1\nmachine = \"x86_64\"".into(), "it must list between 1 and 1000 libraries"),

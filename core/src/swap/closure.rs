@@ -157,7 +157,7 @@ impl<'a> Collect<'_, 'a> {
         );
         self.reasons.push(Reason::new(library.soname(), Verdict::Replace, why));
         closure.libraries.push(library);
-        closure.over.extend(seen.iter().map(|(p, _)| (*p, library)));
+        closure.over.extend(seen.keys().map(|p| (*p, library)));
         Ok(true)
     }
 

@@ -127,8 +127,7 @@ pub(super) fn survey<'a>(facts: &'a ImageFacts, library_path: &[String]) -> Surv
 /// Open MPI's own programs (ompi_info, orted) call its private libraries. They belong to the image's MPI and
 /// are of no use with another.
 fn own_tool(object: &Object) -> bool {
-    object.kind == Kind::Program
-        && object.imports.iter().any(is_private)
+    object.kind == Kind::Program && object.imports.iter().any(is_private)
 }
 
 /// Enters a user into the groups whose libraries it loads or looks for in vain.

@@ -114,7 +114,11 @@ impl<'a> Verify<'_, 'a> {
 }
 
 fn loaded_by(path: &AbsPath, root: &AbsPath) -> String {
-    if path == root { path.to_string() } else { format!("{path} (loaded by {root})") }
+    if path == root {
+        path.to_string()
+    } else {
+        format!("{path} (loaded by {root})")
+    }
 }
 
 /// The first version node that an object needs and the object it names lacks. Where that one has no nodes at

@@ -30,7 +30,10 @@ fn exports(mpi: &str) -> (&'static str, &'static [(&'static str, u64)]) {
     const OPEN: &[(&str, u64)] = &[("ompi_mpi_comm_world", 512), ("ompi_mpi_int", 352)];
     match mpi {
         "mpich3" => ("[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Ibarrier MPIR_F_MPI_BOTTOM", &[]),
-        "mpich4" => ("[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Ibarrier [P]MPI_Session_init MPII_Op_set_cxx", &[]),
+        "mpich4" => (
+            "[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Ibarrier [P]MPI_Session_init MPII_Op_set_cxx",
+            &[],
+        ),
         "mpich5" => (
             "[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Ibarrier [P]MPI_Session_init \
              [P]MPI_Comm_attach_buffer [P]MPI_Abi_get_version",
@@ -39,9 +42,10 @@ fn exports(mpi: &str) -> (&'static str, &'static [(&'static str, u64)]) {
         "abi" => ("[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Session_init [P]MPI_Abi_get_version", &[]),
         "abi43" => ("[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Session_init", &[]),
         "openmpi4" => ("[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send ompi_mpi_comm_world ompi_mpi_int", OPEN),
-        "openmpi5" => {
-            ("[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Session_init ompi_mpi_comm_world ompi_mpi_int", OPEN)
-        }
+        "openmpi5" => (
+            "[P]MPI_Init [P]MPI_Comm_rank [P]MPI_Send [P]MPI_Session_init ompi_mpi_comm_world ompi_mpi_int",
+            OPEN,
+        ),
         "fort" => ("[p]mpi_init_ [p]mpi_send_", &[]),
         "f08" => ("[p]mpi_init_ [p]mpi_send_ mpi_init_f08_", &[]),
         "cxx" => ("_ZN3MPI4InitEv", &[]),
@@ -61,7 +65,8 @@ fn list(text: &str) -> Vec<String> {
 fn object(path: &AbsPath, kind: Kind, words: &[&str]) -> Result<(Object, Option<Role>), String> {
     let name = path.components().next_back().unwrap_or_default();
     // The SONAME that a file of this name usually has: up to the first number.
-    let soname = name.split_once(".so.").map(|(stem, v)| format!("{stem}.so.{}", v.split('.').next().unwrap_or(v)));
+    let soname =
+        name.split_once(".so.").map(|(stem, v)| format!("{stem}.so.{}", v.split('.').next().unwrap_or(v)));
     let mut o = Object { machine: "x86_64".into(), kind, ..Object::default() };
     o.soname = soname.filter(|_| kind == Kind::Library);
     let (mut role, mut symbols) = (None, vec![]);
