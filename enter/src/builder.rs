@@ -124,8 +124,9 @@ impl Builder {
     /// May be called with the user's effective id, and from a process that shares only memory with the one that
     /// called [`Builder::start`] (Slurm's contain_spank); the container's descriptor is in the starter's table.
     pub fn build(mut self, inputs: Inputs) -> Result<Container, Failure> {
-        let end = Instant::now() + inputs.limit;
-        let limit = inputs.limit;
+        // Bounded, so that no limit is too long for a clock to hold.
+        let limit = inputs.limit.min(Duration::from_secs(24 * 60 * 60));
+        let end = Instant::now() + limit;
         let work = Work {
             inputs,
             caller: (getpid(), gettid()),

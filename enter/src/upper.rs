@@ -28,28 +28,33 @@ pub(crate) struct Admitted {
     pub deadline: Deadline,
 }
 
-/// Fills the empty directory `upper` after `lower`. `Errno::TIMEDOUT` if the deadline passes.
+/// Most entries of one volatile directory. Each is an inode in memory; and a user's own image server could go on for ever.
+pub(crate) const MOST: usize = 500_000;
+
+/// Fills the empty directory `upper` after `lower`. `Errno::TIMEDOUT` if the deadline passes, `Errno::TOOBIG` if there are
+/// more than [`MOST`] entries.
 pub(crate) fn fill(upper: &OwnedFd, lower: &OwnedFd, who: &Admitted) -> Called<()> {
     let mut left = vec![PathBuf::from(".")];
     let mut attributes = Attributes { names: vec![0; 64 << 10], value: vec![0; 64 << 10], none: false };
+    let mut room = MOST;
     while let Some(path) = left.pop() {
         if who.deadline.passed() {
             return Err(Broken::new(shown(&path), Errno::TIMEDOUT));
         }
-        directory(upper, lower, &path, who, &mut attributes, &mut left)?;
+        left.extend(directory(upper, lower, &path, who, &mut attributes, &mut room)?);
     }
     Ok(())
 }
 
-/// One directory: its files, and its subdirectories as empty ones that go on `left`.
+/// One directory: its files, and its subdirectories as empty ones, which are returned.
 fn directory(
     upper: &OwnedFd,
     lower: &OwnedFd,
     path: &Path,
     who: &Admitted,
     attributes: &mut Attributes,
-    left: &mut Vec<PathBuf>,
-) -> Called<()> {
+    room: &mut usize,
+) -> Called<Vec<PathBuf>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let from = open_in(lower.as_fd(), path, flags, resolve)?;
@@ -58,11 +63,12 @@ fn directory(
     rustix::process::fchdir(&from).map_err(|e| Broken::new(format!("fchdir({})", shown(path)), e))?;
     let own = stat(&from, path)?;
     take_after(&to, c".", &own, who, attributes)?;
-    for (name, kind) in names(&from, path)? {
+    let mut below = vec![];
+    for (name, kind) in names(&from, path, room)? {
         match kind {
             FileType::Directory => {
                 rustix::fs::mkdirat(&to, &name, Mode::RWXU).map_err(|e| broken("mkdirat", &name, e))?;
-                left.push(
+                below.push(
                     path.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name.to_bytes())),
                 );
             }
@@ -72,7 +78,8 @@ fn directory(
         }
     }
     // Last, as making the entries changed them.
-    times(&to, &own, path)
+    times(&to, &own, path)?;
+    Ok(below)
 }
 
 fn file(
@@ -209,7 +216,7 @@ fn access_list(mode: u32, uid: u32) -> Vec<u8> {
 }
 
 /// Names and kinds in a directory, without `.` and `..`.
-fn names(dir: &OwnedFd, path: &Path) -> Called<Vec<(CString, FileType)>> {
+fn names(dir: &OwnedFd, path: &Path, room: &mut usize) -> Called<Vec<(CString, FileType)>> {
     let broken = |e| Broken::new(format!("getdents64({})", shown(path)), e);
     let mut names = vec![];
     for entry in rustix::fs::Dir::read_from(dir).map_err(broken)? {
@@ -218,6 +225,7 @@ fn names(dir: &OwnedFd, path: &Path) -> Called<Vec<(CString, FileType)>> {
         if name == c"." || name == c".." {
             continue;
         }
+        *room = room.checked_sub(1).ok_or_else(|| broken(Errno::TOOBIG))?;
         let kind = match entry.file_type() {
             FileType::Unknown => {
                 let status = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(broken)?;

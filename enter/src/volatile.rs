@@ -18,7 +18,7 @@ use rustix::mount::MountAttrFlags;
 use crate::apply::Scratch;
 use crate::call::{attach, new_dir, new_mount, open_in, proc_path, Broken, Called, During};
 use crate::failure::{Failure, Phase};
-use crate::upper::{fill, Admitted};
+use crate::upper::{fill, Admitted, MOST};
 
 /// For whom, and how much.
 #[derive(Debug)]
@@ -85,7 +85,10 @@ impl Layers<'_> {
             Failure::from(Refusal::user(format!("--writable-volatile={destination}: {why}")).hint(hint))
         };
         match broken.errno {
-            Errno::TIMEDOUT => refuse("it holds too many files", "name a smaller directory"),
+            Errno::TIMEDOUT => {
+                refuse("it holds too many files to prepare in time", "name a smaller directory")
+            }
+            Errno::TOOBIG => refuse(&format!("it holds more than {MOST} files"), "name a smaller directory"),
             Errno::NAMETOOLONG => refuse("its directories are nested too deeply", "name a smaller directory"),
             Errno::NOSPC => refuse(
                 &format!("it holds too many files for volatile.size {}", self.what.size),
