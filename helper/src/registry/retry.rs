@@ -45,22 +45,25 @@ pub struct Backoff {
     failures: u32,
     most: u32,
     most_unreached: u32,
+    longest: Duration,
     first: Duration,
 }
 
 /// Retries of a first contact that no connection came of: the name may be misspelt, and the user waits.
 const FIRST_CONTACTS: u32 = 2;
+/// Longest pause that a first contact waits for unseen; a longer one is for the user to decide on.
+const FIRST_WAIT: Duration = Duration::from_secs(20);
 
 impl Backoff {
     /// Gives up after `most` retries in a row; the first pause is about `first`.
     pub fn new(most: u32, first: Duration) -> Self {
-        Self { failures: 0, most, most_unreached: most, first }
+        Self { failures: 0, most, most_unreached: most, longest: LONGEST_WAIT, first }
     }
 
     /// For the first requests to a registry, which may not exist.
     #[must_use]
     pub fn first_contact(self) -> Self {
-        Self { most_unreached: self.most.min(FIRST_CONTACTS), ..self }
+        Self { most_unreached: self.most.min(FIRST_CONTACTS), longest: FIRST_WAIT, ..self }
     }
 
     /// Something was gained since: counts from zero again.
@@ -75,12 +78,17 @@ impl Backoff {
         if again == Again::Never || self.failures >= most {
             return Err(failure.error);
         }
+        if let Again::After(asked) = again {
+            if asked > self.longest {
+                return Err(failure.error.hint(format!("the registry asks to wait {} s", asked.as_secs())));
+            }
+        }
         let backoff = self.first.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACKOFF);
         self.failures += 1;
         // Half fixed, half random: clients that failed together do not come back together.
         let jittered = backoff / 2 + backoff.mul_f64(random() / 2.0);
         Ok(match again {
-            Again::After(asked) => asked.min(LONGEST_WAIT) + backoff.mul_f64(random() / 2.0),
+            Again::After(asked) => asked + backoff.mul_f64(random() / 2.0),
             _ => jittered,
         })
     }
@@ -161,5 +169,13 @@ mod tests {
         let asked = Duration::from_secs(9);
         assert!(backoff.pause(failure(Again::After(asked))).is_ok_and(|p| p >= asked));
         assert!(backoff.pause(failure(Again::Never)).is_err());
+        let mut first = Backoff::new(9, Duration::ZERO).first_contact();
+        let error =
+            first.pause(failure(Again::After(Duration::from_secs(100)))).expect_err("too long unseen");
+        assert_eq!(error.hint.as_deref(), Some("the registry asks to wait 100 s"));
+        assert!(
+            first.pause(failure(Again::Unreached)).is_ok() && first.pause(failure(Again::Unreached)).is_ok()
+        );
+        assert!(first.pause(failure(Again::Unreached)).is_err());
     }
 }

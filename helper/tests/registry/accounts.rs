@@ -81,12 +81,14 @@ fn a_login_is_checked() {
     assert_eq!(check("wrong").expect_err("wrong").kind, Kind::Auth);
 }
 
+/// Query and body of a token request, and its Authorization.
+type Asked = (String, Option<String>);
+
 /// A registry with a token server of its own, whose tokens are good for `uses` requests.
 struct Bearer {
     server: Server,
     content: Content,
-    /// Queries and bodies of token requests, and their Authorization.
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 fn bearer_registry(
@@ -103,7 +105,7 @@ fn bearer_registry(
             let given = r.header("authorization").map(str::to_owned);
             notes.lock().expect("unpoisoned").push((format!("{}{}", r.query, r.body), given.clone()));
             let known = given == Some(basic("u", PASSWORD)) || r.body.contains("refresh_token=refresh%2B");
-            if !known && !(anonymous && given.is_none()) {
+            if !(known || anonymous && given.is_none()) {
                 return Answer::status(401)
                     .body(b"{\"details\":\"incorrect username or password\"}".to_vec());
             }
@@ -130,7 +132,7 @@ fn bearer_registry(
 }
 
 impl Bearer {
-    fn asked(&self) -> Vec<(String, Option<String>)> {
+    fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("unpoisoned").clone()
     }
 }

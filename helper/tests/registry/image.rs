@@ -37,8 +37,8 @@ pub struct Content {
 impl Content {
     /// An image `1` for linux/amd64 with layers of these sizes, bottom first.
     pub fn image(sizes: &[usize]) -> Self {
-        let mut content = Self::default();
-        content.layers = sizes.iter().enumerate().map(|(n, size)| noise(n as u64 + 1, *size)).collect();
+        let layers = sizes.iter().enumerate().map(|(n, size)| noise(n as u64 + 1, *size)).collect();
+        let mut content = Self { layers, ..Self::default() };
         let manifest = content.add_image("linux", "amd64");
         content.tag("1", MANIFEST, manifest);
         content

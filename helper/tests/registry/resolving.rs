@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::Arc;
 
 use grus_core::platform::Platform;
@@ -266,4 +267,50 @@ fn cancelling_ends_everything() {
     let error = reader.join().expect("no panic").expect_err("cancelled");
     assert_eq!(RegistryError::from_io(&error).expect("typed").kind, Kind::Cancelled);
     assert_eq!(client.head(&reference).expect_err("cancelled").kind, Kind::Cancelled);
+}
+
+#[test]
+fn a_registry_on_ipv6() {
+    let content = Content::image(&[100_000]);
+    let layers = content.layers.clone();
+    let Some(server) = Server::start_v6(move |r| content.answer(r)) else {
+        return eprintln!("SKIPPED: this machine has no IPv6 on loopback");
+    };
+    assert!(pull(settings(), &server.image()).expect("pulled").0 == layers);
+}
+
+#[test]
+fn a_wait_too_long_to_be_silent_about_is_told() {
+    let server = Server::start(|_| Answer::status(429).header("Retry-After", "3600"));
+    let error = resolve(&server.image(), "linux/amd64").expect_err("limited");
+    assert!(error.hint.as_ref().is_some_and(|h| h.contains("asks to wait")), "{error:?}");
+}
+
+/// Pulls `registry.invalid/team/app:1`; run by the next test in a process with an environment of its own.
+#[test]
+#[ignore = "run by the_environments_proxy_is_used"]
+fn pull_from_a_name_that_does_not_exist() {
+    let plain = Settings { plain_http: vec!["registry.invalid".into()], ..settings() };
+    assert!(
+        pull(plain, "registry.invalid/team/app:1").expect("by the proxy").0
+            == Content::image(&[100_000]).layers
+    );
+}
+
+#[test]
+fn the_environments_proxy_is_used() {
+    let content = Content::image(&[100_000]);
+    let proxy = Server::start(move |r| content.answer(r));
+    let pulls = |no_proxy: &str| {
+        let test = "resolving::pull_from_a_name_that_does_not_exist";
+        let mut child = Command::new(std::env::current_exe().expect("this test"));
+        child.args(["--ignored", "--exact", test]).env("http_proxy", format!("http://{}", proxy.host()));
+        child.env("no_proxy", no_proxy).env_remove("NO_PROXY").output().expect("runs").status.success()
+    };
+    assert!(pulls("other.invalid"));
+    // A proxy is told the whole address.
+    assert!(proxy.log().iter().all(|r| r.path.starts_with("http://registry.invalid/v2/team/app/")));
+    let before = proxy.log().len();
+    assert!(!pulls("registry.invalid"));
+    assert_eq!(proxy.log().len(), before, "no_proxy counts");
 }

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server on threads that answers as a test wishes, wrongly if need be.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -84,14 +84,19 @@ type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 
 /// A running server; it ends with the value.
 pub struct Server {
-    port: u16,
+    address: SocketAddr,
     stop: Arc<AtomicBool>,
     log: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::listen(None, handler)
+        Self::listen(loopback("127.0.0.1:0").expect("a free port"), None, handler)
+    }
+
+    /// The same on IPv6; None where this machine has none.
+    pub fn start_v6(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Option<Self> {
+        Some(Self::listen(loopback("[::1]:0")?, None, handler))
     }
 
     /// The same over TLS.
@@ -99,15 +104,15 @@ impl Server {
         config: Arc<rustls::ServerConfig>,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::listen(Some(config), handler)
+        Self::listen(loopback("127.0.0.1:0").expect("a free port"), Some(config), handler)
     }
 
     fn listen(
+        listener: TcpListener,
         tls: Option<Arc<rustls::ServerConfig>>,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
+        let address = listener.local_addr().expect("bound");
         let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let handler: Arc<Handler> = Arc::new(handler);
         let (ends, notes) = (stop.clone(), log.clone());
@@ -128,12 +133,12 @@ impl Server {
                 });
             }
         });
-        Self { port, stop, log }
+        Self { address, stop, log }
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `127.0.0.1:PORT` or `[::1]:PORT`.
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// The image that tests keep there.
@@ -150,8 +155,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the listener.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
+}
+
+fn loopback(address: &str) -> Option<TcpListener> {
+    TcpListener::bind(address).ok()
 }
 
 fn serve(stream: impl Read + Write, handler: &Handler, log: &Mutex<Vec<Request>>, stop: &AtomicBool) {
