@@ -18,5 +18,6 @@ pub mod progress;
 pub mod prompt;
 pub mod registry;
 pub mod repository;
+pub mod section;
 pub mod tree;
 pub mod verify;

@@ -82,6 +82,14 @@ impl Progress {
         Self { lines, layers }
     }
 
+    /// The first `n` bytes of a layer are here already.
+    pub fn held(&self, layer: usize, n: u64) {
+        self.read(layer, n);
+        if self.layers.get(layer).is_some_and(|known| known.size == n) {
+            self.done(layer);
+        }
+    }
+
     /// Takes the moving lines away.
     pub fn clear(&self) {
         if let Lines::Terminal { all, .. } = &self.lines {

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use rustix::fs::{openat2, Mode, OFlags, ResolveFlags, CWD};
 
 use crate::failure::{reason, Failure};
 use crate::oci::MAX_DOCUMENT;
+use crate::section::Section;
 
 /// Most members of a tar archive of images.
 const MAX_MEMBERS: usize = 100_000;
@@ -131,7 +131,7 @@ impl Index {
                 Some(Member::Link(target)) => name = target,
                 Some(Member::Data { offset, size }) => {
                     let file = self.file.try_clone()?;
-                    return Ok(Some((Section { file, at: *offset, end: Some(offset + size) }, *size)));
+                    return Ok(Some((Section::new(file, *offset, Some(offset + size)), *size)));
                 }
             }
         }
@@ -168,28 +168,7 @@ fn open_below(dir: &Path, name: &str) -> io::Result<Option<(Section, u64)>> {
     if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    Ok(Some((Section { file, at: 0, end: None }, meta.len())))
-}
-
-/// A part of a file, read by position: many sections of one file are read at once.
-#[derive(Debug)]
-pub struct Section {
-    file: File,
-    at: u64,
-    end: Option<u64>,
-}
-
-impl Read for Section {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.end.map_or(u64::MAX, |end| end.saturating_sub(self.at));
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let n = self.file.read_at(&mut buffer[..want], self.at)?;
-        if n == 0 && want > 0 && self.end.is_some() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is cut short"));
-        }
-        self.at += n as u64;
-        Ok(n)
-    }
+    Ok(Some((Section::new(file, 0, None), meta.len())))
 }
 
 /// `path` seen from `dir`, both below the archive's top, without `.`, `..` and doubled slashes. None if it is

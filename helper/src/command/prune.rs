@@ -15,7 +15,7 @@ use crate::repository::{Removed, Repository, Row};
 
 const EXAMPLES: &str = "\
 Examples:
-  grus prune                      images without a name, and what killed commands left
+  grus prune                      images without a name, kept layers, what killed commands left
   grus prune --older-than 90d     also what was not pulled or imported for 90 days
   grus prune --keep 50GB          also the oldest, until the rest fits into 50 GB
   grus prune --keep 0 --dry-run   what would go if everything went
@@ -68,6 +68,7 @@ impl Args {
         }
         if !self.dry_run {
             repository.sweep()?;
+            repository.sweep_layers(true);
         }
         let freed = removed.images.iter().map(|(_, bytes)| bytes).sum();
         output::print(&(said(&removed) + &total(freed)))

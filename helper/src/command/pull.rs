@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use grus_core::digest::Digest;
+use grus_core::image::ImageMeta;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
+use grus_squash::LayerSource;
 
 use super::account::{settings, Account};
 use super::import;
@@ -15,7 +18,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::oci::Config;
 use crate::progress::Progress;
-use crate::registry::{Client, Progress as Watch, Resolved};
+use crate::registry::{Client, Held, Progress as Watch, Resolved};
+use crate::repository::{Keep, Kept};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,6 +46,9 @@ pub struct Args {
     login: bool,
     #[command(flatten)]
     account: Account,
+    /// Which layers are kept as they are, to take up an interrupted pull or to be shared by other images
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Auto)]
+    keep_layers: Keep,
     #[command(flatten)]
     making: Making,
 }
@@ -133,18 +140,47 @@ impl<'a> Pull<'a> {
         target.obtain(&tag.digest, "pulled", || removed(&self.local)).map(Some)
     }
 
-    fn fetch(
+    /// Downloads and converts, going on where an earlier pull ended.
+    fn fetch(&self, client: &Client, resolved: &Resolved, target: &Target) -> Result<ImageMeta, Failure> {
+        let layers: Vec<(Digest, u64)> = resolved.layers.iter().map(|l| (l.digest.clone(), l.size)).collect();
+        let kept = target.repository.kept(self.args.keep_layers, &layers);
+        let held = kept.held();
+        let some = held.iter().any(Option::is_some);
+        let built = match self.convert(client, resolved, target, &kept, held) {
+            // What was kept may be what is damaged (a power cut): once more without it.
+            Err(failure) if some && failure.exit_code() == 65 => {
+                kept.forget();
+                self.convert(client, resolved, target, &kept, vec![])
+            }
+            built => built,
+        };
+        match &built {
+            Ok(_) => kept.succeeded(),
+            // What is wrong stays wrong.
+            Err(failure) if failure.exit_code() == 65 => kept.forget(),
+            Err(_) => {}
+        }
+        built
+    }
+
+    fn convert(
         &self,
         client: &Client,
         resolved: &Resolved,
         target: &Target,
-    ) -> Result<grus_core::image::ImageMeta, Failure> {
+        kept: &Kept,
+        held: Vec<Option<(u64, Arc<dyn LayerSource>)>>,
+    ) -> Result<ImageMeta, Failure> {
         let name = self.remote.familiar();
         let config = Config::parse(&resolved.config, &format!("the configuration of {name}"))?;
         let sizes = resolved.layers.iter().map(|l| (l.digest.to_string(), l.size));
         let progress = Arc::new(Progress::new(self.args.making.style(), &format!("pulling {name}"), sizes));
+        for (layer, (len, _)) in held.iter().enumerate().filter_map(|(n, h)| Some((n, h.as_ref()?))) {
+            progress.held(layer, *len);
+        }
+        let held = held.into_iter().map(|h| h.map(|(len, source)| Held { len, source })).collect();
         let watch: Arc<dyn Watch> = progress.clone();
-        let sources = client.download(resolved, watch)?;
+        let sources = client.download_rest(resolved, held, watch)?;
         let layers = resolved.layers.iter().zip(sources);
         let layers = layers
             .map(|(layer, source)| Layer { digest: layer.digest.clone(), size: layer.size, source })
@@ -153,17 +189,17 @@ impl<'a> Pull<'a> {
             identity: Identity::Known(resolved.digest.clone()),
             platform: resolved.platform.clone(),
             config,
-            layers,
+            layers: kept.keeping(layers),
         };
-        let built =
-            build(target.repository, image, &self.local, &self.args.making.options(), progress.as_ref());
+        let options = self.args.making.options();
+        let built = build(target.repository, image, &self.local, &options, progress.as_ref());
         progress.clear();
         built
     }
 }
 
 /// An image that was there a moment ago and is now removed by another command.
-fn removed(reference: &Reference) -> Result<grus_core::image::ImageMeta, Failure> {
+fn removed(reference: &Reference) -> Result<ImageMeta, Failure> {
     Err(Failure::System {
         what: format!("{} was removed by another command meanwhile", reference.familiar()),
         hint: Some("run the command again".into()),

@@ -3,6 +3,7 @@
 //! Correct without locks, also on NFS and Lustre: an image, then its tag, appears by rename, whole or not at
 //! all. A lock is only taken to spare double work, and its failure changes nothing.
 
+mod layers;
 mod lock;
 mod read;
 mod remove;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use grus_core::repository::Layout;
 
+pub use layers::{Keep, Kept};
 pub use lock::Lock;
 pub use read::{Listing, Row};
 pub use remove::Removed;

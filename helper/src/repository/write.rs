@@ -26,6 +26,7 @@ impl Repository {
             self.make_dirs(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
         }
         temp::sweep(&self.layout.tmp());
+        self.sweep_layers(false);
         Ok(())
     }
 

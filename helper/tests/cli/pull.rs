@@ -211,3 +211,92 @@ fn local_sources_may_be_named_as_podman_names_them() {
     assert!(said.starts_with("imported x.y/app:3: "), "{said}");
     lab.assert_sound();
 }
+
+/// A layout of two layers that a sibling shares the first of; the digest of the shared blob.
+fn sibling(lab: &Lab, name: &str, more: &[u8]) -> (std::path::PathBuf, String) {
+    let noise: Vec<u8> = (0..600_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let shared = tar_of(&[("etc/", b""), ("etc/noise", &noise)]);
+    let mut layout = Layout::new(lab.path(name));
+    let image = layout.image(&[shared.clone(), tar_of(&[("srv/more", more)])], arch());
+    layout.add(image, Some("latest"), None);
+    (layout.finish().to_owned(), digest(&gzip(&shared)))
+}
+
+/// Takes a blob away from the registry.
+fn lose(lab: &Lab, digest: &str) {
+    let hex = digest.trim_start_matches("sha256:");
+    let blob = lab.path(&format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+    fs::remove_file(blob).expect("the blob's file");
+}
+
+#[test]
+fn kept_layers_serve_a_sibling_image() {
+    let lab = Lab::new();
+    let Some(registry) = Registry::start(&lab) else { return };
+    let (first, shared) = sibling(&lab, "first", b"1");
+    let (second, _) = sibling(&lab, "second", b"2");
+    registry.push(&first, "app:1");
+    registry.push(&second, "app:2");
+    let (one, two) = (format!("{}/app:1", registry.host), format!("{}/app:2", registry.host));
+    let _ = lab.run(["pull", "-q", "--keep-layers", "always", &one]).ok();
+    lose(&lab, &shared);
+    assert_ne!(lab.run(["--repository", "empty", "pull", "-q", &two]).code, Some(0), "the registry lost it");
+    let _ = lab.run(["pull", "-q", &two]).ok();
+    lab.assert_sound();
+    let layers = lab.repository().join("layers");
+    assert!(!crate::support::files(&layers).iter().any(|f| f.ends_with(&shared[7..])), "served its purpose");
+}
+
+#[test]
+fn damaged_kept_layers_are_fetched_again() {
+    let lab = Lab::new();
+    let Some(registry) = Registry::start(&lab) else { return };
+    let (layout, shared) = sibling(&lab, "first", b"1");
+    registry.push(&layout, "app:1");
+    let name = format!("{}/app:1", registry.host);
+    let _ = lab.run(["pull", "-q", "--keep-layers", "always", &name]).ok();
+    let _ = lab.run(["rmi", &name]).ok();
+    let kept = lab.repository().join("layers/sha256").join(&shared[7..]);
+    let mut bytes = fs::read(&kept).expect("a kept layer");
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0);
+    for damaged in [&bytes[..], b"short", &[7; 10_000_000]] {
+        fs::write(&kept, damaged).expect("write");
+        let said = lab.run(["pull", &name]).ok();
+        assert!(said.out.starts_with("pulled "), "{said:?}");
+        lab.assert_sound();
+        let _ = lab.run(["rmi", &name]).ok();
+    }
+}
+
+#[test]
+fn a_killed_pull_goes_on_with_what_it_had() {
+    let lab = Lab::new();
+    let Some(registry) = Registry::start(&lab) else { return };
+    let (layout, shared) = sibling(&lab, "first", b"1");
+    registry.push(&layout, "app:1");
+    let name = format!("{}/app:1", registry.host);
+    let mut child = lab.spawn(["pull", "--keep-layers", "always", &name]);
+    let kept = lab.repository().join("layers/sha256").join(&shared[7..]);
+    let start = Instant::now();
+    while !fs::metadata(&kept).is_ok_and(|m| m.len() > 0) && start.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    // It may have come to its end by now; both ways the next pull must be right.
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(kept.exists());
+    let said = lab.run(["pull", &name]).ok();
+    assert!(said.out.starts_with("pulled ") || said.out.contains("is up to date"), "{said:?}");
+    lab.assert_sound();
+}
+
+#[test]
+fn a_fast_pull_leaves_no_layers_behind() {
+    let lab = Lab::new();
+    let Some(registry) = Registry::start(&lab) else { return };
+    let (layout, _) = sibling(&lab, "first", b"1");
+    registry.push(&layout, "app:1");
+    let _ = lab.run(["pull", "-q", &format!("{}/app:1", registry.host)]).ok();
+    assert_eq!(crate::support::files(&lab.repository().join("layers")), Vec::<std::path::PathBuf>::new());
+}
