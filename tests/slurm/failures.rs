@@ -321,7 +321,7 @@ fn user_images_refused_by_the_site(lab: &Lab) {
     lab.give(&file);
     let options = vec![image_option(file.display())];
     let spoil = || lab.write_site("security.user-images = 'refuse'\n").expect("the site file can be written");
-    refused_under(lab, &Row { options, says: &["mine-too.squashfs"] }, spoil);
+    refused_under(lab, &Row { options, says: &["system repository"] }, spoil);
 }
 
 fn registry_down(lab: &Lab) {
