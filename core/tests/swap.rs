@@ -78,3 +78,35 @@ fn a_swap_can_be_kept_and_used_again() {
         assert_eq!(serde_json::from_str::<grus_core::swap::Swap>(&json).expect("own text"), swap);
     }
 }
+
+/// An image made to keep the decision busy is left alone, soon.
+#[test]
+fn a_hostile_image_is_not_judged() {
+    use grus_core::elf::{Collector, Object, Symbols};
+    let mut c = Collector::default();
+    let names: Vec<String> = (0..900).map(|n| format!("libx{n}.so")).collect();
+    for name in &names {
+        let object = Object {
+            machine: "x86_64".into(),
+            soname: Some(name.clone()),
+            needed: names.clone(),
+            imports: Symbols::new(["MPI_Init"]),
+            ..Object::default()
+        };
+        c.object(grus_core::path::AbsPath::parse(&format!("/usr/lib/{name}")).expect("a path"), object);
+    }
+    let image = c.finish();
+    let given = std::fs::read_to_string(&cases()[0]).expect("readable");
+    let stacks = table::parse(given.split("----\n").next().unwrap_or_default()).expect("good").stacks;
+    let question = Question {
+        image: &image,
+        library_path: &[],
+        image_name: "app:1",
+        stacks: &stacks,
+        mode: &Mode::Host,
+        glibc: Default::default(),
+        taken: &|_| false,
+    };
+    let refusal = decide(&question).result.expect_err("too much");
+    assert_eq!(refusal.what, "image app:1 has more libraries than can be judged");
+}

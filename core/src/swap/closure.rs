@@ -90,23 +90,8 @@ impl<'a> Collect<'_, 'a> {
         let own = matches!(library.role, Role::Fabric | Role::Pmi)
             || library.role == Role::Mpi && library.soname().starts_with("libopen-");
         if own {
-            for (path, object) in copies(self.facts, library, &self.stack.machine) {
-                closure.over.insert(path, library);
-                self.outgrown(path, object, library, closure);
-            }
-        }
-    }
-
-    /// Other users of a replaced library may need more than the host's has. Users of MPI are verified one by
-    /// one; for the rest it is a warning.
-    fn outgrown(&mut self, path: &AbsPath, object: &Object, library: &Library, closure: &mut Closure<'a>) {
-        let lost = object.provides.iter().find(|n| !library.object.provides.contains(n));
-        let Some(lost) = lost else { return };
-        let needs = |o: &Object| o.requires.get(library.soname()).is_some_and(|n| n.contains(lost));
-        if let Some((user, _)) = self.facts.objects.iter().find(|(_, o)| needs(o)) {
-            closure
-                .warnings
-                .push(format!("{user} needs {lost} of {path}; the host's {} is older", library.path));
+            let copies = copies(self.facts, library, &self.stack.machine);
+            closure.over.extend(copies.iter().map(|(path, _)| (*path, library)));
         }
     }
 
@@ -186,6 +171,26 @@ impl<'a> Collect<'_, 'a> {
         for (name, by) in gone {
             let why = format!("{} needs it; neither the image nor the profile has it", by.path);
             self.reasons.push(Reason::new(name, Verdict::Note, why));
+        }
+    }
+}
+
+impl Closure<'_> {
+    /// Warns of libraries that need more of a replaced one than the host's has, and stay themselves. Users of
+    /// MPI are verified one by one; for the rest it may never matter.
+    pub fn outgrown(&mut self, facts: &ImageFacts) {
+        for (path, library) in &self.over {
+            let provides = &library.object.provides;
+            let replaced = facts.objects.get(*path);
+            let Some(lost) = replaced.and_then(|o| o.provides.iter().find(|n| !provides.contains(n))) else {
+                continue;
+            };
+            let needs = |o: &Object| o.requires.get(library.soname()).is_some_and(|n| n.contains(lost));
+            let mut others = facts.objects.iter().filter(|(p, _)| !self.over.contains_key(p));
+            if let Some((user, _)) = others.find(|(_, o)| needs(o)) {
+                let older = format!("{user} needs {lost} of {path}; the host's {} is older", library.path);
+                self.warnings.push(older);
+            }
         }
     }
 }

@@ -136,7 +136,7 @@ fn attempt<'a>(
 fn possible(q: &Question, survey: &Survey, stack: &Stack) -> Result<(), Refusal> {
     let refuse = |what: String, hint: &str| Err(Refusal::image(what).hint(hint));
     let keep = "--container-mpi=image runs the image's own MPI";
-    if q.image.truncated {
+    if q.image.truncated || survey.world.exhausted() {
         return refuse(format!("image {} has more libraries than can be judged", q.image_name), keep);
     }
     if q.image.libc == Libc::Musl {
@@ -291,9 +291,11 @@ fn finish<'a>(
     let collect = &mut Collect { image_name: q.image_name, facts: q.image, survey, stack, reasons };
     let mut closure = collect.closure(&all.roots)?;
     closure.over.extend(all.pairs.iter().copied());
+    closure.outgrown(q.image);
     let glibc = glibc::settle(q.image_name, q.image, &survey.world, stack, q.glibc, &mut closure, reasons)?;
     let mut placed = place(q, stack, extent, &closure, &all.names, glibc)?;
-    Verify { image_name: q.image_name, stack, survey, placed: &placed, users }.verify(&closure.libraries)?;
+    let verify = Verify { image_name: q.image_name, stack, survey, placed: &placed, users };
+    placed.swap.check = verify.verify(&closure.libraries)?;
     placed.swap.warnings.extend(all.warnings);
     Ok(placed.swap)
 }

@@ -97,6 +97,10 @@ impl Display for Swap {
         for (name, value) in &self.default {
             writeln!(f, "default   {name}={}", printable(value))?;
         }
+        if let Some(check) = &self.check {
+            writeln!(f, "verify    {}", check.object)?;
+            check.expect.iter().try_for_each(|(name, path)| writeln!(f, "          {name} is {path}"))?;
+        }
         for warning in &self.warnings {
             writeln!(f, "warning   {}", printable(warning))?;
         }

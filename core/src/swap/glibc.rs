@@ -44,28 +44,12 @@ pub(super) fn settle<'a>(
             .hint("use an image with a newer glibc, or --container-mpi=image"))
     };
     let family: Vec<&Library> = stack.library.iter().filter(|l| l.role == Role::Glibc).collect();
-    let Some(libc) = family.iter().find(|l| l.soname() == "libc.so.6") else {
-        return refuse("the profile lists no glibc".into());
-    };
-    if !libc.object.provides.contains(&node) && glibc_version(&node).is_some() && library == "libc.so.6" {
+    let lacks = |l: &&&Library| l.soname() == library && l.object.provides.contains(&node);
+    if !family.is_empty() && !family.iter().any(|l| lacks(&l)) {
         return refuse(format!("it lacks {node} too"));
     }
-    for (path, object) in facts.objects.iter().filter(|(_, o)| o.machine == stack.machine) {
-        let name = object.soname.as_deref().unwrap_or_default();
-        if name.is_empty() || role_of(name, object) != Role::Glibc {
-            continue;
-        }
-        let Some(host) = family.iter().find(|l| l.soname() == name) else {
-            // An NSS module or a debugging aid that the host lacks fails where it is opened; it is told.
-            if name.starts_with("libnss_") || name.starts_with("libthread_db") {
-                closure.warnings.push(format!("{path} does not work with the host's glibc"));
-                continue;
-            }
-            return refuse(format!("the host has no {name}"));
-        };
-        if let Some(node) = object.provides.iter().find(|n| !host.object.provides.contains(n)) {
-            return refuse(format!("the image's {name} has {node}, the host's does not"));
-        }
+    if let Err(why) = whole(facts, stack, &family, closure) {
+        return refuse(why);
     }
     for library in family {
         for (path, _) in copies(facts, library, &stack.machine) {
@@ -79,6 +63,37 @@ pub(super) fn settle<'a>(
         by.soname().to_owned() + " needs " + &node
     ));
     Ok(true)
+}
+
+/// Whether `family` has a piece for each of the image's, and every node of it.
+fn whole(
+    facts: &ImageFacts,
+    stack: &Stack,
+    family: &[&Library],
+    closure: &mut Closure,
+) -> Result<(), String> {
+    if !family.iter().any(|l| l.soname() == "libc.so.6") {
+        return Err("the profile lists no glibc".into());
+    }
+    for (path, object) in facts.objects.iter().filter(|(_, o)| o.machine == stack.machine) {
+        let name = object.soname.as_deref().unwrap_or_default();
+        if name.is_empty() || role_of(name, object) != Role::Glibc {
+            continue;
+        }
+        match family.iter().find(|l| l.soname() == name) {
+            Some(host) => {
+                if let Some(node) = object.provides.iter().find(|n| !host.object.provides.contains(n)) {
+                    return Err(format!("the image's {name} has {node}, the host's does not"));
+                }
+            }
+            // An NSS module or a debugging aid that the host lacks fails where it is opened; it is told.
+            None if name.starts_with("libnss_") || name.starts_with("libthread_db") => {
+                closure.warnings.push(format!("{path} does not work with the host's glibc"));
+            }
+            None => return Err(format!("the host has no {name}")),
+        }
+    }
+    Ok(())
 }
 
 /// The first node that the image's glibc lacks: needed by whom, of which library.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::family::{part, provider_family, standard, OpenMpi, Part};
+use super::loader::Linked;
 use super::survey::{name_of, Group, Survey};
 use super::{Reason, Verdict};
 use crate::elf::{is_mpi, Object};
@@ -280,25 +281,10 @@ impl<'a> Judge<'_, 'a> {
                     .iter()
                     .any(|l| l.role == Role::Mpi && needs(host, l) && l.object.exports.contains(s))
         };
-        let no_provider = group.providers().next().is_none();
         let mut weak_gaps = BTreeSet::new();
         for (path, object) in &group.users {
             let Some(linked) = self.survey.before.get(path) else { continue };
-            let replaced = |p: &AbsPath| group.members.contains_key(p) && !kept.contains(p);
-            let from = |s: &str, wanted: bool| {
-                linked
-                    .loaded
-                    .iter()
-                    .any(|l| replaced(l.file.path) == wanted && l.file.object.exports.contains(s))
-            };
-            // A user whose MPI is found at run time alone: what the image's MPI would give it, or everything.
-            let alone = !linked.loaded.iter().any(|l| group.members.contains_key(l.file.path));
-            let given = |s: &str| no_provider || group.members.values().any(|(_, o)| o.exports.contains(s));
-            let gap = |s: &&str| {
-                // Functions of Open MPI's own are not recorded: who calls one cannot change its MPI.
-                let theirs = s.starts_with("ompi_") || if alone { given(s) } else { from(s, true) };
-                is_mpi(s) && !ours(s) && !from(s, false) && theirs
-            };
+            let gap = |s: &&str| is_mpi(s) && !ours(s) && lost(group, kept, linked, s);
             let gaps: Vec<&str> = object.imports.iter().filter(gap).collect();
             weak_gaps.extend(object.weak.iter().filter(gap));
             if gaps.is_empty() {
@@ -370,6 +356,29 @@ impl<'a> Judge<'_, 'a> {
         }
         found.warnings.extend(warnings);
         Ok(())
+    }
+}
+
+/// Whether a process would lose a symbol with the MPI of `group`: it has it from there and from nowhere else.
+fn lost(group: &Group, kept: &BTreeSet<&AbsPath>, linked: &Linked, symbol: &str) -> bool {
+    let replaced = |p: &AbsPath| group.members.contains_key(p) && !kept.contains(p);
+    let from = |replaced_ones: bool| {
+        let mut those = linked.loaded.iter().filter(|l| replaced(l.file.path) == replaced_ones);
+        those.any(|l| l.file.object.exports.contains(symbol))
+    };
+    if from(false) {
+        return false;
+    }
+    // Functions of Open MPI's own are not recorded: who calls one cannot change its MPI.
+    if symbol.starts_with("ompi_") {
+        return true;
+    }
+    // A user whose MPI is found at run time alone: what the image's MPI would give it, or everything.
+    let alone = !linked.loaded.iter().any(|l| group.members.contains_key(l.file.path));
+    let given = || group.members.values().any(|(_, o)| o.exports.contains(symbol));
+    match alone {
+        true => group.providers().next().is_none() || given(),
+        false => from(true),
     }
 }
 

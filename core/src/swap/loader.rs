@@ -4,7 +4,7 @@
 //! LD_LIBRARY_PATH; DT_RUNPATH of the object; the cache; the default directories. In each directory
 //! `glibc-hwcaps` subdirectories come first. Files of another machine are passed over.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use crate::elf::{ImageFacts, Object};
@@ -14,6 +14,8 @@ use crate::stack::Library;
 
 /// Most objects in one process; more is a hostile image.
 const MAX_LOADED: usize = 4096;
+/// Most NEEDED names looked at for one image. The largest real ones take some ten thousand.
+const MAX_WORK: usize = 2_000_000;
 
 /// A file that the loader can find.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,7 @@ pub(super) struct World<'a> {
     hwcaps: bool,
     default_dirs: Vec<String>,
     found: RefCell<HashMap<String, Option<File<'a>>>>,
+    work: Cell<usize>,
 }
 
 /// One object of a simulated process.
@@ -58,9 +61,9 @@ pub(super) struct Loaded<'a> {
     /// Which file.
     pub file: File<'a>,
     /// Path it was found by.
-    at: String,
-    /// Names it answers to.
-    names: Vec<String>,
+    pub at: String,
+    /// The name it was first needed by; none for the root.
+    pub asked: Option<&'a str>,
     /// Who asked for it first.
     by: Option<usize>,
 }
@@ -72,12 +75,31 @@ pub(super) struct Linked<'a> {
     pub loaded: Vec<Loaded<'a>>,
     /// NEEDED names that lead nowhere: by which object, which name.
     pub missing: Vec<(usize, String)>,
+    /// Which object a name stands for.
+    names: HashMap<&'a str, usize>,
 }
 
 impl<'a> Linked<'a> {
     /// The object that a name stands for in this process.
     pub fn named(&self, name: &str) -> Option<&Loaded<'a>> {
-        self.loaded.iter().find(|l| l.names.iter().any(|n| n == name))
+        self.names.get(name).map(|i| &self.loaded[*i])
+    }
+
+    /// Adds a file found for a name; the same file may have been found for another.
+    fn add(&mut self, name: &'a str, at: String, file: File<'a>, by: usize) {
+        let same = self.loaded.iter().position(|l| l.file.is(&file));
+        let index = same.unwrap_or(self.loaded.len());
+        if same.is_none() {
+            if self.loaded.len() >= MAX_LOADED {
+                return;
+            }
+            self.loaded.push(Loaded { file, at, asked: Some(name), by: Some(by) });
+            // The first of a SONAME answers to it, as in the loader's list.
+            file.object.soname.iter().for_each(|n| {
+                self.names.entry(n).or_insert(index);
+            });
+        }
+        self.names.insert(name, index);
     }
 }
 
@@ -116,6 +138,7 @@ impl<'a> World<'a> {
             hwcaps: facts.objects.keys().any(|p| p.as_str().contains("/glibc-hwcaps/")),
             default_dirs: default_dirs(machine),
             found: RefCell::default(),
+            work: Cell::new(0),
         }
     }
 
@@ -144,31 +167,30 @@ impl<'a> World<'a> {
 
     /// Loads `root`, found at `at`, with everything it needs.
     pub fn link(&self, at: &str, root: File<'a>) -> Linked<'a> {
-        let first = Loaded { file: root, at: at.to_owned(), names: names(&root), by: None };
-        let mut linked = Linked { loaded: vec![first], missing: vec![] };
+        let first = Loaded { file: root, at: at.to_owned(), asked: None, by: None };
+        let mut linked = Linked { loaded: vec![first], missing: vec![], names: HashMap::new() };
+        linked.names.extend(root.object.soname.as_deref().map(|n| (n, 0)));
         let mut next = 0;
         while next < linked.loaded.len() {
-            let needed = &linked.loaded[next].file.object.needed;
-            for name in needed {
-                if linked.named(name).is_some() {
+            let object = linked.loaded[next].file.object;
+            for name in &object.needed {
+                self.work.set(self.work.get() + 1);
+                if linked.names.contains_key(name.as_str()) || self.exhausted() {
                     continue;
                 }
                 match self.search(name, next, &linked) {
                     None => linked.missing.push((next, name.clone())),
-                    Some((at, file)) => {
-                        if let Some(same) = linked.loaded.iter_mut().find(|l| l.file.is(&file)) {
-                            same.names.push(name.clone());
-                        } else if linked.loaded.len() < MAX_LOADED {
-                            let mut names = names(&file);
-                            names.push(name.clone());
-                            linked.loaded.push(Loaded { file, at, names, by: Some(next) });
-                        }
-                    }
+                    Some((at, file)) => linked.add(name, at, file, next),
                 }
             }
             next += 1;
         }
         linked
+    }
+
+    /// The image takes more work than any real one: nothing that was found out is complete.
+    pub fn exhausted(&self) -> bool {
+        self.work.get() > MAX_WORK
     }
 
     /// Where a name leads without any RPATH: the cache, then the default directories.
@@ -219,10 +241,6 @@ impl<'a> World<'a> {
             }
         })
     }
-}
-
-fn names(file: &File) -> Vec<String> {
-    file.object.soname.iter().cloned().collect()
 }
 
 /// Fills in `$ORIGIN`: the directory of the path that the object was found by.

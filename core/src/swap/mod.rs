@@ -132,6 +132,16 @@ pub struct ExtraBind {
     pub optional: bool,
 }
 
+/// A user of MPI, and where its host libraries must come from: to be compared with what the image's loader
+/// says of it in the container (ld.so(8): LD_TRACE_LOADED_OBJECTS, LD_BIND_NOW, LD_WARN).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The program, or library where no program uses MPI itself.
+    pub object: AbsPath,
+    /// By the name it is needed by, the path that the loader finds first.
+    pub expect: BTreeMap<String, String>,
+}
+
 /// What a launch does for a swap. All paths are the container's unless named a source.
 ///
 /// It depends on the image, the stacks, the site's rules and the mode alone, so it can be kept and used again;
@@ -166,6 +176,8 @@ pub struct Swap {
     pub prepend: BTreeMap<String, String>,
     /// glibc comes from the host as a whole.
     pub glibc: bool,
+    /// What the image's own loader must show on the node; `None` where nothing in the image uses MPI.
+    pub check: Option<Check>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -249,5 +261,18 @@ pub struct Decision {
     pub trials: Vec<Trial>,
 }
 
-#[cfg(test)]
-mod tests;
+/// What the loader would load for an object of the image as it is: the names that are needed, each with the
+/// real path it leads to, if any. In the loader's order, the object itself left out.
+pub fn loads(
+    image: &ImageFacts,
+    library_path: &[String],
+    object: &AbsPath,
+) -> Vec<(String, Option<AbsPath>)> {
+    let Some((path, facts)) = image.objects.get_key_value(object) else { return vec![] };
+    let world = loader::World::image(image, &facts.machine, library_path);
+    let linked = world.link(object.as_str(), loader::File { path, object: facts, host: false });
+    let found =
+        linked.loaded.iter().skip(1).filter_map(|l| Some((l.asked?.to_owned(), Some(l.file.path.clone()))));
+    let missing = linked.missing.iter().map(|(_, name)| (name.clone(), None));
+    found.chain(missing).collect()
+}

@@ -45,12 +45,32 @@ pub(super) fn place<'a>(
     for (destination, library) in &closure.over {
         swap.over.push(Bind { source: library.path.clone(), destination: (*destination).clone() });
     }
+    let cached = arrange(closure, names, &dir, &mut swap, &mut placed);
+    let cache = cache(facts, stack, cached);
+    if !(swap.files.is_empty() && swap.links.is_empty()) {
+        swap.library_path = Some(dir);
+        swap.cache = Some(cache.write());
+    }
+    surroundings(stack, extent, &mut swap);
+    let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
+    let library_path = swap.library_path.iter().map(|d| d.to_string());
+    let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
+    let world = World::with(facts, &stack.machine, over, placed, library_path, Some(&cache));
+    Ok(Placed { swap, world })
+}
+
+/// Gives every library its place and its names in [`LIBRARY_DIR`]; returns the names for the cache.
+fn arrange<'a>(
+    closure: &Closure<'a>,
+    names: &[(String, &'a Library)],
+    dir: &AbsPath,
+    swap: &mut Swap,
+    placed: &mut HashMap<String, &'a Library>,
+) -> Vec<String> {
     let mut cached = vec![];
-    for library in &closure.libraries {
+    // glibc's pieces go over the image's and nowhere else.
+    for library in closure.libraries.iter().filter(|l| l.role != Role::Glibc) {
         let over = closure.over.iter().find(|(_, l)| l.path == library.path).map(|(p, _)| (*p).clone());
-        if library.role == Role::Glibc {
-            continue;
-        }
         let target = match at_extra(&swap.extras, &library.path).or(over) {
             Some(target) => target,
             None => {
@@ -71,21 +91,11 @@ pub(super) fn place<'a>(
                 cached.push(name.to_owned());
             }
         }
-        if target.parent().as_ref() == Some(&dir) {
+        if target.parent().as_ref() == Some(dir) {
             placed.insert(target.into(), library);
         }
     }
-    let cache = cache(facts, stack, cached);
-    if !(swap.files.is_empty() && swap.links.is_empty()) {
-        swap.library_path = Some(dir);
-        swap.cache = Some(cache.write());
-    }
-    surroundings(stack, extent, &mut swap);
-    let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
-    let library_path = swap.library_path.iter().map(|d| d.to_string());
-    let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
-    let world = World::with(facts, &stack.machine, over, placed, library_path, Some(&cache));
-    Ok(Placed { swap, world })
+    cached
 }
 
 /// The image's cache with our names in it.
@@ -134,7 +144,8 @@ fn extras(
 
 /// The container's path of a host file that lies in one of the stack's directories.
 fn at_extra(extras: &[ExtraBind], path: &AbsPath) -> Option<AbsPath> {
-    let extra = extras.iter().find(|e| path.is_within(&e.source))?;
+    // What a node may lack is nothing to link to.
+    let extra = extras.iter().find(|e| !e.optional && path.is_within(&e.source))?;
     AbsPath::parse(&format!("{}{}", extra.destination, &path.as_str()[extra.source.as_str().len()..])).ok()
 }
 

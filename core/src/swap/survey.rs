@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::family::{family_of_name, part, provider_family, standard, OpenMpi, Part};
 use super::loader::{File, Linked, World};
 use super::Found;
-use crate::elf::{is_private, ImageFacts, Kind, Object};
+use crate::elf::{is_private, ImageFacts, Object};
 use crate::path::AbsPath;
 use crate::stack::{Family, Pmi};
 
@@ -104,7 +104,7 @@ pub(super) fn survey<'a>(facts: &'a ImageFacts, library_path: &[String]) -> Surv
             continue;
         }
         let part = part(object.soname.as_deref().unwrap_or(name_of(path)), object);
-        if part == Some(Part::C) || (part.is_none() && (!object.uses_mpi() || own_tool(object))) {
+        if part == Some(Part::C) || (part.is_none() && (!object.uses_mpi() || own_part(path, object))) {
             continue;
         }
         let root = File { path, object, host: false };
@@ -124,10 +124,10 @@ pub(super) fn survey<'a>(facts: &'a ImageFacts, library_path: &[String]) -> Surv
     s
 }
 
-/// Open MPI's own programs (ompi_info, orted) call its private libraries. They belong to the image's MPI and
-/// are of no use with another.
-fn own_tool(object: &Object) -> bool {
-    object.kind == Kind::Program && object.imports.iter().any(is_private)
+/// Open MPI's own programs and plugins (ompi_info, orted, mca_*.so) call its private libraries. They belong to
+/// the image's MPI and are of no use with another.
+fn own_part(path: &AbsPath, object: &Object) -> bool {
+    name_of(path).starts_with("mca_") || object.imports.iter().any(is_private)
 }
 
 /// Enters a user into the groups whose libraries it loads or looks for in vain.

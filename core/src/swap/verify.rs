@@ -9,7 +9,8 @@ use super::family::provider_family;
 use super::loader::{File, Linked};
 use super::place::Placed;
 use super::survey::Survey;
-use crate::elf::is_mpi;
+use super::Check;
+use crate::elf::{is_mpi, Kind};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
 use crate::stack::{Library, Role, Stack};
@@ -24,8 +25,10 @@ pub(super) struct Verify<'q, 'a> {
 }
 
 impl<'a> Verify<'_, 'a> {
-    /// Links every user, and every host library by itself as a plugin would be.
-    pub fn verify(&self, libraries: &[&'a Library]) -> Result<(), Refusal> {
+    /// Links every user, and every host library by itself as a plugin would be. The first program among the
+    /// users, or the first user, is what a node checks again with the real loader.
+    pub fn verify(&self, libraries: &[&'a Library]) -> Result<Option<Check>, Refusal> {
+        let mut check: Option<(Kind, Check)> = None;
         for (path, before) in &self.survey.before {
             let Some(root) = before.loaded.first() else { continue };
             let after = self.placed.world.link(path.as_str(), root.file);
@@ -34,6 +37,14 @@ impl<'a> Verify<'_, 'a> {
             if self.users.contains(path) {
                 self.one_mpi(path, &after)?;
                 self.symbols(path, before, &after)?;
+                let kind = root.file.object.kind;
+                if check.is_none()
+                    || (kind == Kind::Program && check.as_ref().is_some_and(|(k, _)| *k != kind))
+                {
+                    let host = after.loaded.iter().filter(|l| l.file.host);
+                    let expect = host.filter_map(|l| Some((l.asked?.to_owned(), l.at.clone()))).collect();
+                    check = Some((kind, Check { object: (*path).clone(), expect }));
+                }
             }
         }
         for library in libraries.iter().filter(|l| l.role != Role::Glibc) {
@@ -47,7 +58,7 @@ impl<'a> Verify<'_, 'a> {
                 self.versions(&library.path, &none, &after)?;
             }
         }
-        Ok(())
+        Ok(check.map(|(_, check)| check))
     }
 
     fn refuse(&self, what: String) -> Refusal {
