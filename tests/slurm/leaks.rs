@@ -1,5 +1,6 @@
 //! Nothing is left: 300 steps with normal ends, cancelled ones, and killed ones, on both kinds of mount.
 
+use std::fs;
 use std::time::Duration;
 
 use grus_tests::command::Running;
@@ -47,13 +48,12 @@ fn two_hundred_and_forty_normal_ends_leave_nothing(lab: &Lab) {
 /// Starts a step of two ranks on a node that runs until it is ended; returns it and its job id.
 fn endless(lab: &Lab, image: &str) -> (Running, String) {
     let dir = lab.fresh_dir("endless");
-    let script = "touch started-$SLURM_PROCID; while :; do sleep 0.2; done";
-    let running =
-        lab.srun(&["-N1", "-n2", "--job-name=endless", image, "sh", "-c", script]).cwd(&dir).spawn();
-    let started = || dir.join("started-0").exists() && dir.join("started-1").exists();
-    assert!(wait_until(Duration::from_secs(20), started), "the ranks did not start");
-    let job = lab.user("squeue").args(["--noheader", "--name=endless", "--format=%i"]).run().success();
-    (running, job.trimmed().to_owned())
+    let script = "echo $SLURM_JOB_ID >started-$SLURM_PROCID; while :; do sleep 0.2; done";
+    let running = lab.srun(&["-N1", "-n2", image, "sh", "-c", script]).cwd(&dir).spawn();
+    let read = |rank| fs::read_to_string(dir.join(format!("started-{rank}"))).unwrap_or_default();
+    let started = wait_until(Duration::from_secs(20), || read(0).ends_with('\n') && read(1).ends_with('\n'));
+    assert!(started, "the ranks did not start");
+    (running, read(0).trim().to_owned())
 }
 
 fn thirty_cancelled_steps_leave_nothing(lab: &Lab) {
@@ -90,11 +90,14 @@ fn thirty_killed_steps_leave_nothing(lab: &Lab) {
 
 fn a_killed_fuse_server_fails_the_step_and_leaves_nothing(lab: &Lab) {
     let [_, fuse] = both_kinds(lab);
+    let dir = lab.fresh_dir("served");
     let before = lab.snapshot();
-    let (running, _) = endless(lab, &fuse);
+    // Opens a file of the image again and again; without its server that fails.
+    let script = "touch ready; while cat /etc/only-in-image >/dev/null; do sleep 0.2; done; exit 7";
+    let running = lab.srun(&["-N1", &fuse, "sh", "-c", script]).cwd(&dir).spawn();
+    let ready = wait_until(Duration::from_secs(20), || dir.join("ready").exists());
+    assert!(ready, "the rank did not start");
     before.kill_new(Signal::KILL, |command| command.contains("squashfuse"));
-    // The shell's next `sleep` cannot be read from the image any more.
-    let _ = lab.user("scancel").args(["--name=endless"]).run();
     let _ = running.wait().failure();
     before.assert_nothing_left();
     lab.assert_nodes_idle();

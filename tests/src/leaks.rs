@@ -1,5 +1,5 @@
 //! What a step could leave behind, counted before and after: loop devices, mounts in any mount namespace,
-//! processes, files, Slurm's cgroups.
+//! processes, files. Cgroups are left out: Slurm makes and removes them, and at times leaves an empty one for later.
 //!
 //! Only what belongs to one lab is looked at (its directory, its user's uid, descendants named by Slurm), so that
 //! another lab on the same machine disturbs no count.
@@ -134,16 +134,6 @@ fn files(dir: &Path, uid: u32, lines: &mut BTreeSet<String>) {
         list(Path::new(place), &|meta| meta.uid() == uid, lines);
     }
     list(Path::new("/run/grus"), &|_| true, lines);
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let cgroups = fs::read_dir(hierarchy.path()).into_iter().flatten().flatten();
-        for cgroup in cgroups.filter(|e| e.file_name().to_string_lossy().starts_with("slurm_")) {
-            // Slurm itself leaves a user's empty group at times, and takes it up again; a job's it removes.
-            let user = cgroup.path().join(format!("uid_{uid}"));
-            for job in fs::read_dir(user).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
-                lines.insert(format!("cgroup {}", job.path().display()));
-            }
-        }
-    }
 }
 
 /// Everything below `dir` that `wanted` holds for, directories of others entered only one level deep.
