@@ -32,12 +32,20 @@ pub(super) struct Collect<'q, 'a> {
 }
 
 impl<'a> Collect<'_, 'a> {
-    /// The closure of `roots`.
-    pub fn closure(&mut self, roots: &[&'a Library]) -> Result<Closure<'a>, Refusal> {
+    /// The closure of `roots`, with what the stack opens at run time.
+    pub fn closure(&mut self, roots: &[&'a Library], opened: &[&'a Library]) -> Result<Closure<'a>, Refusal> {
         let mut closure = Closure::default();
         let mut settled: BTreeSet<&str> = BTreeSet::new();
         for root in roots {
             self.bring(root, &mut closure);
+        }
+        self.always_host(&mut closure);
+        for library in opened {
+            if !has(&closure, library) {
+                let why = format!("{} of the host, opened by the stack at run time", library.path);
+                self.reasons.push(Reason::new(library.soname(), Verdict::Add, why));
+                self.bring(library, &mut closure);
+            }
         }
         // Each round may bring libraries whose needs decide on further ones.
         loop {

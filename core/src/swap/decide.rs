@@ -227,8 +227,9 @@ fn mpi<'a>(
     for program in &survey.linked_in {
         all.warnings.push(format!("{program} has its MPI linked in statically and keeps it"));
     }
-    // Verbs providers and UCX modules are opened, not linked.
-    all.roots.extend(stack.library.iter().filter(|l| l.role == Role::Plugin));
+    // Verbs providers and UCX modules are opened, not linked; Intel MPI opens its libfabric, too.
+    let opened = |l: &&Library| matches!(l.role, Role::Plugin | Role::Fabric | Role::Pmi);
+    all.opened = stack.library.iter().filter(opened).collect();
     finish(q, survey, stack, Extent::Mpi, all, users, reasons)
 }
 
@@ -273,8 +274,8 @@ fn fabric<'a>(
         ));
     }
     let mut all = Match { roots: vec![library], ..Match::default() };
-    all.roots
-        .extend(stack.library.iter().filter(|l| l.role == Role::Plugin && l.file_name().ends_with("-fi.so")));
+    let provider = |l: &&Library| l.role == Role::Plugin && l.file_name().ends_with("-fi.so");
+    all.opened = stack.library.iter().filter(provider).collect();
     finish(q, survey, stack, Extent::Fabric, all, BTreeSet::new(), reasons)
 }
 
@@ -289,7 +290,7 @@ fn finish<'a>(
     reasons: &mut Vec<Reason>,
 ) -> Result<Swap, Refusal> {
     let collect = &mut Collect { image_name: q.image_name, facts: q.image, survey, stack, reasons };
-    let mut closure = collect.closure(&all.roots)?;
+    let mut closure = collect.closure(&all.roots, &all.opened)?;
     closure.over.extend(all.pairs.iter().copied());
     closure.outgrown(q.image);
     let glibc = glibc::settle(q.image_name, q.image, &survey.world, stack, q.glibc, &mut closure, reasons)?;

@@ -18,6 +18,8 @@ pub(super) struct Match<'a> {
     pub pairs: Vec<(&'a AbsPath, &'a Library)>,
     /// Host libraries that come in.
     pub roots: Vec<&'a Library>,
+    /// Host libraries that the stack opens at run time.
+    pub opened: Vec<&'a Library>,
     /// Names that must lead to a host library besides its own.
     pub names: Vec<(String, &'a Library)>,
     pub warnings: Vec<String>,

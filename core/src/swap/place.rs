@@ -70,6 +70,10 @@ fn arrange<'a>(
     let mut cached = vec![];
     // glibc's pieces go over the image's and nowhere else.
     for library in closure.libraries.iter().filter(|l| l.role != Role::Glibc) {
+        // A plugin in one of the stack's directories is opened by its path there.
+        if library.role == Role::Plugin && at_extra(&swap.extras, &library.path).is_some() {
+            continue;
+        }
         let over = closure.over.iter().find(|(_, l)| l.path == library.path).map(|(p, _)| (*p).clone());
         let target = match at_extra(&swap.extras, &library.path).or(over) {
             Some(target) => target,
