@@ -4,15 +4,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::BufRead;
 use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use crate::compress::Compressor;
-use crate::decode::{self, Counters};
 use crate::error::{Error, LimitKind};
 use crate::fault::{printable, Fault};
 use crate::image::{self, Image};
+use crate::keep::{self, KeptLayer, Reuse, SectionBuilder};
+use crate::layer::LayerReader;
 use crate::merge::path::{self, Marker};
 use crate::merge::record::{Body, LayerRecord, Meta, Record, NO_XATTRS};
 use crate::merge::replay::replay;
@@ -21,8 +21,8 @@ use crate::merge::tree::{NodeBody, Tree};
 use crate::merge::xattrs::XattrSets;
 use crate::options::{Observer, Options, Summary};
 use crate::source::LayerSource;
-use crate::store::{Store, Stored, NO_EXTENT, NO_FRAGMENT};
-use crate::tar::{Entry, Kind, TarReader};
+use crate::store::{Store, Stored};
+use crate::tar::{Entry, Kind};
 
 /// More threads than this would wait for the one decoder.
 const MAX_DEFAULT_WORKERS: usize = 16;
@@ -44,6 +44,19 @@ pub fn convert<L: LayerSource>(
     options: &Options,
     observer: &dyn Observer,
 ) -> Result<Summary, Error> {
+    convert_reusing(layers, &Reuse::default(), out, options, observer)
+}
+
+/// Like [`convert`], with the same bytes as its result, but takes layers from where `reuse` says they are
+/// kept, if everything needed is there, and leaves an index for later conversions. A kept layer that turns
+/// out to be damaged gives [`Error::Kept`]; the caller may then try again without it.
+pub fn convert_reusing<L: LayerSource>(
+    layers: &[L],
+    reuse: &Reuse<'_>,
+    out: &File,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<Summary, Error> {
     if !options.block_size.is_power_of_two() || !(4096..=1 << 20).contains(&options.block_size) {
         let size = options.block_size;
         return Err(Error::Options(format!(
@@ -54,10 +67,14 @@ pub fn convert<L: LayerSource>(
     let cores = available_parallelism().map_or(1, NonZero::get);
     let workers = if options.workers > 0 { options.workers } else { cores.min(MAX_DEFAULT_WORKERS) };
     let start = image::begin(out, options.compression)?;
+    if let Some(index) = reuse.index {
+        keep::begin(index, options.compression, options.block_size).map_err(Error::Write)?;
+    }
     std::thread::scope(|scope| {
-        let store = Store::start(scope, out, start, options.compression, options.block_size, workers)?;
+        let (compression, block_size) = (options.compression, options.block_size);
+        let store = Store::start(scope, out, reuse.index, start, compression, block_size, workers)?;
         let layers = layers.iter().map(|layer| layer as &dyn LayerSource).collect();
-        let mut pass = Pass::new(layers, store, options, observer, workers >= READ_AHEAD_WORKERS);
+        let mut pass = Pass::new(layers, reuse, store, options, observer, workers >= READ_AHEAD_WORKERS);
         match pass.read_all().and_then(|()| pass.second_passes()) {
             Ok(time) => pass.finish(out, time),
             Err(Stop::Named(error)) => Err(error),
@@ -84,6 +101,7 @@ type Skipped = HashMap<u32, (usize, u32)>;
 
 struct Pass<'scope, 'a> {
     layers: Vec<&'a dyn LayerSource>,
+    reuse: &'a Reuse<'a>,
     store: Store<'scope>,
     options: &'a Options,
     observer: &'a dyn Observer,
@@ -104,6 +122,7 @@ struct Pass<'scope, 'a> {
 impl<'scope, 'a> Pass<'scope, 'a> {
     fn new(
         layers: Vec<&'a dyn LayerSource>,
+        reuse: &'a Reuse<'a>,
         store: Store<'scope>,
         options: &'a Options,
         observer: &'a dyn Observer,
@@ -112,6 +131,7 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         let records = layers.iter().map(|_| LayerRecord::default()).collect();
         Pass {
             layers,
+            reuse,
             store,
             options,
             observer,
@@ -132,7 +152,10 @@ impl<'scope, 'a> Pass<'scope, 'a> {
     fn read_all(&mut self) -> Result<(), Stop> {
         let mut shadow = Shadow::new();
         for layer in (0..self.layers.len()).rev() {
-            self.read(layer, false, |pass, entry, tar, path| pass.take(layer, entry, tar, path, &shadow))?;
+            let kept = self.kept(layer, &|_, path| !shadow.hides(path));
+            self.read(layer, false, kept, |pass, entry, tar, path| {
+                pass.take(layer, entry, tar, path, &shadow)
+            })?;
             if layer > 0 {
                 shadow.add(&self.records[layer]);
             }
@@ -142,50 +165,68 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         Ok(())
     }
 
-    /// Reads a layer to its very end and gives each entry to `take`, which leaves the entry's name in
-    /// its last argument for messages.
+    /// Where the layer is kept with all content that `needed` asks for.
+    fn kept(&self, layer: usize, needed: &dyn Fn(u32, &[u8]) -> bool) -> Option<&'a KeptLayer> {
+        let kept = self.reuse.kept.get(layer)?;
+        kept.iter().find(|kept| kept.covers(&self.options.limits, needed))
+    }
+
+    /// Reads a layer to its very end and gives each entry to `take`, which leaves the entry's name in its
+    /// last argument for messages, and returns the number of the entry's data.
     fn read(
         &mut self,
         layer: usize,
         again: bool,
-        mut take: impl FnMut(&mut Self, Entry, &mut Tar<'a>, &mut Vec<u8>) -> Result<(), Fault>,
+        kept: Option<&KeptLayer>,
+        mut take: impl FnMut(&mut Self, Entry, &mut LayerReader<'a>, &mut Vec<u8>) -> Taken,
     ) -> Result<(), Stop> {
         self.observer.layer_started(layer, again);
         let source = self.layers[layer];
-        let (stream, counters) = decode::open(source, &self.options.limits, self.ahead)?;
-        let mut tar = TarReader::new(stream, &self.options.limits);
+        let mut reader = LayerReader::open(source, kept, &self.options.limits, self.ahead)?;
+        if kept.is_some() {
+            self.summary.reused += 1;
+            self.observer.layer_reused(layer);
+        }
         let mut path = Vec::new();
-        let result = self.entries(layer, &mut tar, &counters, &mut path, &mut take);
-        self.summary.unpacked += counters.unpacked();
-        match result {
+        let result = self.entries(layer, &mut reader, &mut path, &mut take);
+        self.summary.unpacked += if kept.is_none() { reader.unpacked() } else { 0 };
+        match result.and_then(|section| self.store.end_layer(section)) {
             Ok(()) => {
                 self.observer.layer_finished(layer);
                 Ok(())
             }
             Err(Fault::Closed) => Err(Stop::Pipeline),
-            Err(fault) => Err(fault.name(&source.name(), &path, counters.source_failed()).into()),
+            Err(fault) => Err(fault.name(&source.name(), &path, reader.source_failed()).into()),
         }
     }
 
     fn entries(
         &mut self,
         layer: usize,
-        tar: &mut Tar<'a>,
-        counters: &Counters,
+        reader: &mut LayerReader<'a>,
         path: &mut Vec<u8>,
-        take: &mut impl FnMut(&mut Self, Entry, &mut Tar<'a>, &mut Vec<u8>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        take: &mut impl FnMut(&mut Self, Entry, &mut LayerReader<'a>, &mut Vec<u8>) -> Taken,
+    ) -> Result<Option<keep::Section>, Fault> {
+        let id = self.reuse.index.and_then(|_| self.reuse.ids.get(layer));
+        let mut section = id.map(|id| SectionBuilder::new(*id)).transpose()?;
         let mut files = 0;
-        while let Some(entry) = tar.next()? {
+        while let Some(entry) = reader.next()? {
             if self.observer.cancelled() {
                 return Err(Fault::Cancelled);
             }
             files += u64::from(entry.kind == Kind::File);
             path.clone_from(&entry.path);
-            take(self, entry, tar, path)?;
-            self.observer.progress(layer, counters.unpacked(), files);
+            let content = (entry.kind == Kind::File && entry.size > 0).then_some(entry.size);
+            if let Some(section) = &mut section {
+                section.entry(&entry)?;
+            }
+            let data = take(self, entry, reader, path)?;
+            if let (Some(section), Some(size)) = (&mut section, content) {
+                section.content(size, data.map(|data| self.data[data as usize]));
+            }
+            self.observer.progress(layer, reader.unpacked(), files);
         }
-        Ok(())
+        Ok(section.map(SectionBuilder::finish).transpose()?)
     }
 
     /// Records an entry, and stores its data unless they seem hidden.
@@ -193,10 +234,10 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         &mut self,
         layer: usize,
         mut entry: Entry,
-        tar: &mut Tar<'a>,
+        tar: &mut LayerReader<'a>,
         path: &mut Vec<u8>,
         shadow: &Shadow,
-    ) -> Result<(), Fault> {
+    ) -> Taken {
         let limits = &self.options.limits;
         self.entries += 1;
         if self.entries > limits.entries {
@@ -205,7 +246,7 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         path::plain(&entry.path, limits, path)?;
         let marker = path::marker(path)?;
         let body = match marker {
-            Marker::Bookkeeping => return Ok(()),
+            Marker::Bookkeeping => return Ok(None),
             Marker::Whiteout => Body::Whiteout,
             Marker::Opaque => Body::Opaque,
             Marker::None => self.body(layer, &mut entry, tar, path, shadow)?,
@@ -215,14 +256,14 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         let record = &mut self.records[layer];
         let path = record.keep(path);
         record.entries.push(Record { path, meta, body });
-        Ok(())
+        Ok(body.data())
     }
 
     fn body(
         &mut self,
         layer: usize,
         entry: &mut Entry,
-        tar: &mut Tar<'a>,
+        tar: &mut LayerReader<'a>,
         path: &[u8],
         shadow: &Shadow,
     ) -> Result<Body, Fault> {
@@ -251,7 +292,13 @@ impl<'scope, 'a> Pass<'scope, 'a> {
     }
 
     /// Stores a file's content or skips it; the number of its data.
-    fn content(&mut self, layer: usize, size: u64, tar: &mut Tar<'a>, hidden: bool) -> Result<u32, Fault> {
+    fn content(
+        &mut self,
+        layer: usize,
+        size: u64,
+        tar: &mut LayerReader<'a>,
+        hidden: bool,
+    ) -> Result<u32, Fault> {
         let limits = &self.options.limits;
         self.total_size = self.total_size.saturating_add(size);
         if self.total_size > limits.total_size {
@@ -261,7 +308,7 @@ impl<'scope, 'a> Pass<'scope, 'a> {
         if hidden && size > 0 {
             self.summary.hidden_bytes += size;
             self.skipped.insert(number, (layer, self.records[layer].entries.len() as u32));
-            self.data.push(Stored { size, extent: NO_EXTENT, fragment: NO_FRAGMENT, offset: 0 });
+            self.data.push(Stored::nowhere(size));
         } else {
             // A hole costs nothing in the stream, but four bytes a block in memory.
             self.charge(size / u64::from(self.options.block_size) * 4)?;
@@ -320,10 +367,11 @@ impl<'scope, 'a> Pass<'scope, 'a> {
             self.summary.second_passes += 1;
             let mut place = 0u32;
             let mut found = 0;
-            self.read(layer, true, |pass, entry, tar, path| {
+            let kept = self.kept(layer, &|place, _| wanted.contains_key(&place));
+            self.read(layer, true, kept, |pass, entry, tar, path| {
                 path::plain(&entry.path, &pass.options.limits, path)?;
                 if path::marker(path)? == Marker::Bookkeeping {
-                    return Ok(());
+                    return Ok(None);
                 }
                 if let Some(&data) = wanted.get(&place) {
                     let record = &pass.records[layer];
@@ -336,8 +384,10 @@ impl<'scope, 'a> Pass<'scope, 'a> {
                         found += 1;
                     }
                 }
+                // A place beyond the record: the layer has changed, and what was wanted is not found.
+                let record = pass.records[layer].entries.get(place as usize);
                 place += 1;
-                Ok(())
+                Ok(record.and_then(|record| record.body.data()))
             })?;
             if found != wanted.len() {
                 return Err(Error::Changed { layer: self.layers[layer].name() }.into());
@@ -389,8 +439,8 @@ impl<'scope, 'a> Pass<'scope, 'a> {
     }
 }
 
-/// The tar reader over any stream.
-type Tar<'a> = TarReader<'a, Box<dyn BufRead + Send>>;
+/// The number of the data of an entry that has some.
+type Taken = Result<Option<u32>, Fault>;
 
 /// Markers have no inode.
 const NO_META: Meta = Meta { mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: NO_XATTRS };

@@ -70,6 +70,14 @@ pub enum Error {
         /// Name of the layer.
         layer: String,
     },
+    /// A layer that was to be taken from an earlier image cannot be: that image, or its index, is damaged.
+    #[error("layer {layer} cannot be taken from the image that has it: {source}")]
+    Kept {
+        /// Name of the layer.
+        layer: String,
+        /// What is wrong.
+        source: io::Error,
+    },
     /// The output file could not be written.
     #[error("cannot write the image: {0}")]
     Write(io::Error),

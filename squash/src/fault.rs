@@ -10,6 +10,8 @@ pub(crate) enum Fault {
     Io(io::Error),
     Tar(TarFault),
     Limit(LimitKind),
+    /// A kept layer, or the image it is in, is damaged.
+    Kept(io::Error),
     /// The pipeline behind has stopped; its own error is the one to tell.
     Closed,
     Cancelled,
@@ -27,6 +29,7 @@ impl Fault {
                 None => Error::Decompress { layer, source: e },
             },
             Fault::Tar(what) => Error::Tar { layer, path, what },
+            Fault::Kept(source) => Error::Kept { layer, source },
             Fault::Limit(limit) => Error::Limit { layer, path, limit },
             Fault::Closed => Error::Write(io::Error::other("the writer stopped")),
             Fault::Cancelled => Error::Cancelled,

@@ -11,6 +11,9 @@
 //!                                    `----content---> store: blocks, fragments -> pool -> writer
 //! ```
 //!
+//! `keep` writes, beside the image, what each layer held and where it is in the image; a later conversion
+//! takes layers from there, and its bytes are the same as if they had come from their source.
+//!
 //! Layers are read top first. A file that upper layers hide is skipped; that is only a guess, the replay
 //! of all records, bottom up, decides, and a layer is read again if a skipped file is needed after all.
 //!
@@ -35,6 +38,8 @@ mod directory;
 mod error;
 mod fault;
 mod image;
+mod keep;
+mod layer;
 mod limits;
 mod merge;
 mod options;
@@ -42,9 +47,10 @@ mod source;
 mod store;
 mod tar;
 
-pub use convert::convert;
+pub use convert::{convert, convert_reusing};
 pub use directory::DirectorySource;
 pub use error::{Error, FormatFault, LimitKind, MergeFault, TarFault};
+pub use keep::{KeptImage, KeptLayer, LayerId, Reuse};
 pub use limits::Limits;
 pub use options::{Compression, Observer, Options, Summary};
 pub use source::{FileSource, LayerSource};

@@ -68,6 +68,11 @@ pub trait Observer: Sync {
         let _ = (layer, again);
     }
 
+    /// The layer that was just started is not read from its source, but from an earlier image.
+    fn layer_reused(&self, layer: usize) {
+        let _ = layer;
+    }
+
     /// `unpacked` bytes of tar and `files` regular files of this layer were read so far.
     fn progress(&self, layer: usize, unpacked: u64, files: u64) {
         let _ = (layer, unpacked, files);
@@ -97,7 +102,7 @@ pub struct Summary {
     pub files: u64,
     /// Bytes of those files.
     pub file_bytes: u64,
-    /// Bytes of tar read, all layers and passes.
+    /// Bytes of tar read, all layers and passes, but for layers taken from earlier images.
     pub unpacked: u64,
     /// Bytes of files that upper layers hide and that were therefore not compressed.
     pub hidden_bytes: u64,
@@ -108,6 +113,8 @@ pub struct Summary {
     pub dead_bytes: u64,
     /// Layers that had to be read a second time.
     pub second_passes: u64,
+    /// Layers, and second passes, that were taken from earlier images.
+    pub reused: u64,
     /// POSIX ACLs left out: SquashFS stores user, trusted and security attributes only.
     pub dropped_acls: u64,
     /// Attributes left out for other reasons: foreign namespaces, and overlayfs' own (`*.overlay.*`),

@@ -41,6 +41,16 @@ pub(crate) enum Body {
     Opaque,
 }
 
+impl Body {
+    /// The number of a file's data.
+    pub(crate) fn data(self) -> Option<u32> {
+        match self {
+            Body::File(data) => Some(data),
+            _ => None,
+        }
+    }
+}
+
 /// One entry of a layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {

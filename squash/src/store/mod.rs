@@ -15,10 +15,11 @@ use std::thread::{Scope, ScopedJoinHandle};
 use crossbeam_channel::{bounded, unbounded, Receiver, Sender};
 
 use self::pool::{hash, Item, Job, Slot, Target, What};
-pub(crate) use self::writer::Layout;
+pub(crate) use self::writer::{Layout, UNCOMPRESSED};
 use crate::compress::Compressor;
 use crate::error::Error;
 use crate::fault::Fault;
+use crate::keep::{short, Section, ShortHash};
 use crate::options::Compression;
 use crate::tar::Content;
 
@@ -41,6 +42,15 @@ pub(crate) struct Stored {
     pub(crate) fragment: u32,
     /// Place in the fragment.
     pub(crate) offset: u32,
+    /// Of a file without extent: its content's hash.
+    pub(crate) hash: ShortHash,
+}
+
+impl Stored {
+    /// Content that is nowhere: of an empty file, or not stored.
+    pub(crate) fn nowhere(size: u64) -> Stored {
+        Stored { size, extent: NO_EXTENT, fragment: NO_FRAGMENT, offset: 0, hash: [0; 16] }
+    }
 }
 
 /// The reading end of the pipeline.
@@ -62,10 +72,11 @@ pub(crate) struct Store<'scope> {
 }
 
 impl<'scope> Store<'scope> {
-    /// Starts the threads. Data are written from `start` on.
+    /// Starts the threads. Data are written from `start` on; records of finished layers to `index`.
     pub(crate) fn start<'env>(
         scope: &'scope Scope<'scope, 'env>,
         out: &'env File,
+        index: Option<&'env File>,
         start: u64,
         compression: Compression,
         block_size: u32,
@@ -79,7 +90,7 @@ impl<'scope> Store<'scope> {
             let (todo, done, compressor) = (todo.clone(), direct.clone(), Compressor::new(compression)?);
             scope.spawn(move || pool::work(compressor, &todo, &done));
         }
-        let writer = scope.spawn(move || writer::write(out, start, &items, &give_back));
+        let writer = scope.spawn(move || writer::write(out, index, start, &items, &give_back));
         Ok(Store {
             jobs,
             direct,
@@ -103,13 +114,14 @@ impl<'scope> Store<'scope> {
         content: &mut impl Content,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<Stored, Fault> {
-        let mut stored = Stored { size, extent: NO_EXTENT, fragment: NO_FRAGMENT, offset: 0 };
+        let mut stored = Stored::nowhere(size);
         if size == 0 {
             return Ok(stored);
         }
         if size < self.block_size {
             let mut tail = self.begin_tail(size, content)?;
             (stored.fragment, stored.offset) = self.place_tail(&mut tail)?;
+            stored.hash = short(&tail.hash);
             self.duplicate_bytes += if tail.copy { size } else { 0 };
             return Ok(stored);
         }
@@ -189,6 +201,20 @@ impl<'scope> Store<'scope> {
         self.send_block(Target::Fragment(self.fragments), full)?;
         self.fragments += 1;
         Ok(())
+    }
+
+    /// Ends a layer, and with it the fragment: what the layer's content is made of is then in the file, and
+    /// can be taken from there, whatever becomes of the rest.
+    pub(crate) fn end_layer(&mut self, section: Option<Section>) -> Result<(), Fault> {
+        if !self.filling.input.is_empty() {
+            let mut next = self.slot()?;
+            next.input.clear();
+            self.send_fragment(next)?;
+        }
+        match section {
+            Some(section) => self.send_direct(What::EndLayer(Box::new(section))),
+            None => Ok(()),
+        }
     }
 
     /// Ends the data area: where everything is, and the bytes of files that were copies.

@@ -7,6 +7,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::compress::Compressor;
+use crate::keep::Section;
 
 /// A block's place while it is on its way.
 #[derive(Default)]
@@ -64,6 +65,8 @@ pub(crate) enum What {
         size: u64,
         tail: Option<[u8; 32]>,
     },
+    /// A layer ends here; all its content comes before.
+    EndLayer(Box<Section>),
     /// A compressor gave up.
     Failed(io::Error),
 }

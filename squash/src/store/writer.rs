@@ -9,9 +9,10 @@ use std::os::unix::fs::FileExt;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::pool::{Item, Outcome, Slot, Target, What};
+use crate::keep::{self, short, ShortHash};
 
 /// Set in a block's size word when it is stored uncompressed.
-const UNCOMPRESSED: u32 = 1 << 24;
+pub(crate) const UNCOMPRESSED: u32 = 1 << 24;
 
 /// Where a file's own blocks are: from `start`, sizes `first..first + count` of [`Layout::sizes`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +29,8 @@ pub(crate) struct Layout {
     pub(crate) sizes: Vec<u32>,
     /// By number of the file.
     pub(crate) files: Vec<Extent>,
+    /// By number of the file: what files are compared by, which its blocks' hashes go into.
+    pub(crate) keys: Vec<ShortHash>,
     /// By number of the fragment: start and size word.
     pub(crate) fragments: Vec<(u64, u32)>,
     /// End of the data area.
@@ -42,15 +45,18 @@ impl Layout {
     }
 }
 
-/// Writes until no more items can come.
+/// Writes until no more items can come; records of finished layers to `index`.
 pub(super) fn write(
     out: &File,
+    index: Option<&File>,
     start: u64,
     items: &Receiver<Item>,
     free: &Sender<Slot>,
 ) -> io::Result<Layout> {
     let mut writer = Writer {
         out,
+        index,
+        index_end: keep::HEADER,
         free,
         layout: Layout { end: start, ..Layout::default() },
         open: None,
@@ -70,6 +76,9 @@ pub(super) fn write(
 
 struct Writer<'a> {
     out: &'a File,
+    index: Option<&'a File>,
+    /// Where the next layer's record goes.
+    index_end: u64,
     free: &'a Sender<Slot>,
     layout: Layout,
     open: Option<OpenFile>,
@@ -96,6 +105,12 @@ impl Writer<'_> {
             }
             What::EndFile { file, size, tail } => {
                 self.end_file(file, size, tail);
+                Ok(())
+            }
+            What::EndLayer(section) => {
+                if let Some(index) = self.index {
+                    self.index_end = keep::write(index, self.index_end, &section, &self.layout)?;
+                }
                 Ok(())
             }
             What::Failed(e) => Err(e),
@@ -148,6 +163,7 @@ impl Writer<'_> {
         let key = *open.hasher.finalize().as_bytes();
         let layout = &mut self.layout;
         debug_assert_eq!(file as usize, layout.files.len());
+        layout.keys.push(short(&key));
         match self.seen.get(&key) {
             Some(&same) => {
                 layout.end = open.extent.start;
