@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["launch"] => launch::run(),
         // A process of its own for one measurement of `launch`.
-        ["join", account, image] => launch::join_once(account, image),
+        ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
         _ => Err(anyhow::anyhow!("usage: grus-bench launch")),
     };
     match done {

@@ -158,16 +158,18 @@ fn run_floor(program: &Path, recipe: &str) -> Result<Vec<f64>> {
 fn joins(account: &Account, image: &Path) -> Result<Samples> {
     let me = std::env::current_exe()?;
     let one = |_| {
-        let output = Command::new(&me).arg("join").arg(&account.name).arg(image).output()?;
+        let ids = [account.uid.to_string(), account.gid.to_string()];
+        let output = Command::new(&me).arg("join").arg(image).args(ids).arg(&account.home).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?.trim().parse()?)
     };
     (0..50).map(one).collect::<Result<Vec<f64>>>().map(Samples)
 }
 
-/// `grus-bench join ACCOUNT IMAGE`: builds, joins, and prints the microseconds of the joining.
-pub fn join_once(account: &str, image: &str) -> Result<()> {
-    let account = Account::find(account)?.context("no such account")?;
+/// `grus-bench join IMAGE UID GID HOME`: builds, joins, and prints the microseconds of the joining. It must have one
+/// thread then, as a task has.
+pub fn join_once(image: &str, uid: &str, gid: &str, home: &str) -> Result<()> {
+    let account = Account { name: uid.into(), uid: uid.parse()?, gid: gid.parse()?, home: home.into() };
     let (container, _) = build(&inputs(&account, Path::new(image))?)?;
     let start = Instant::now();
     container.join().map_err(explained)?;
