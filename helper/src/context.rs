@@ -23,11 +23,11 @@ const MAX_SITE: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// Read this site file instead of /etc/grus/grus.toml
-    #[arg(long, global = true, value_name = "FILE", env = "GRUS_CONFIG", hide_env = true)]
+    /// Read this site file instead of /etc/grus/grus.toml [env: GRUS_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Use the image repository in DIR instead of the site's choice [env: GRUS_REPOSITORY]
-    #[arg(long, global = true, value_name = "DIR", env = "GRUS_REPOSITORY", hide_env = true)]
+    #[arg(long, global = true, value_name = "DIR")]
     pub repository: Option<PathBuf>,
     /// Act on the system repository, which all users share (changes need root)
     #[arg(long, global = true, conflicts_with = "repository")]
@@ -46,7 +46,13 @@ pub struct Context {
 
 impl Context {
     /// Reads the site file.
-    pub fn new(common: Common) -> Result<Self, Failure> {
+    pub fn new(mut common: Common) -> Result<Self, Failure> {
+        // Options beat variables; a variable set to nothing is not set.
+        let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        common.config = common.config.or_else(|| variable("GRUS_CONFIG"));
+        if !common.system {
+            common.repository = common.repository.or_else(|| variable("GRUS_REPOSITORY"));
+        }
         let site = load_site(common.config.as_deref())?;
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))

@@ -24,7 +24,7 @@ use crate::section::Section;
 const SHORT: Duration = Duration::from_secs(30);
 
 /// The part of all bytes that is kept before the speed is judged, in percent.
-const TRIAL: u64 = 8;
+const TRIAL: u64 = 4;
 
 /// Layers of a pull that was never taken up again are swept after this.
 const STALE: Duration = Duration::from_secs(7 * 86400);

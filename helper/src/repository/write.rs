@@ -11,7 +11,7 @@ use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
 use grus_core::repository::Tag;
-use rustix::fs::{renameat_with, RenameFlags, CWD};
+use rustix::fs::{access, renameat_with, Access, RenameFlags, CWD};
 
 use super::{temp, Removed, Repository, TempFile};
 use crate::failure::Failure;
@@ -25,7 +25,15 @@ impl Repository {
         for dir in [self.layout.images(), self.layout.refs(), self.layout.tmp()] {
             self.make_dirs(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
         }
-        temp::sweep(&self.layout.tmp());
+        let tmp = self.layout.tmp();
+        // Told before anything is fetched or read.
+        access(&tmp, Access::WRITE_OK).map_err(|e| match self.public {
+            true => Refusal::user(format!("cannot write to the system repository {}", self.root().display()))
+                .hint("ask the administrator; without --system your own repository is used")
+                .into(),
+            false => Failure::io("write to", &tmp, &e.into()),
+        })?;
+        temp::sweep(&tmp);
         self.sweep_layers(false);
         Ok(())
     }

@@ -87,6 +87,14 @@ fn the_sites_file_is_obeyed_and_its_faults_are_told() {
     command.env_remove("GRUS_REPOSITORY");
     let said = crate::support::Output::of(command.output().expect("grus starts"));
     said.refused(78, "no system repository");
+    // Set to nothing is not set; an option beats a variable.
+    let system = lab.path("system");
+    std::fs::write(&site, format!("[repository]\nsystem = \"{}\"\n", system.display())).expect("write");
+    let said = lab.run(["--system", "images"]).ok();
+    assert!(said.out.starts_with("REPOSITORY"), "{said:?}");
+    let mut command = lab.command(["images"]);
+    command.env("GRUS_REPOSITORY", "").env("GRUS_CONFIG", "");
+    let _ = crate::support::Output::of(command.output().expect("grus starts")).ok();
     std::fs::write(&site, "[repositry]\nuser = \"/x\"\n").expect("write");
     lab.run(["images"]).refused(78, "did you mean 'repository'?");
     lab.run(["--config", "/nowhere/grus.toml", "images"]).refused(78, "cannot read the site file");

@@ -166,3 +166,39 @@ fn files_are_as_readable_as_the_umask_allows() {
         }
     }
 }
+
+#[test]
+fn the_system_repository_is_for_all_to_read_and_for_root_to_write() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let lab = Lab::new();
+    simple_layout(lab.path("layout"));
+    fs::set_permissions(lab.dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let text = format!("[repository]\nsystem = \"{}\"\n", lab.path("system").display());
+    fs::write(lab.path("grus.toml"), text).expect("site file");
+    // A umask that keeps others out does not count here.
+    let mut command = std::process::Command::new("sh");
+    let script = format!("umask 077; exec {} --system import -q layout app", env!("CARGO_BIN_EXE_grus"));
+    command.args(["-c", &script]).env("GRUS_CONFIG", lab.path("grus.toml")).current_dir(lab.dir.path());
+    assert!(command.stdout(std::process::Stdio::null()).status().expect("sh").success());
+    for file in crate::support::files(&lab.path("system")) {
+        assert_eq!(fs::metadata(&file).expect("file").permissions().mode() & 0o777, 0o644, "{file:?}");
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("SKIPPED: only root can become another user");
+        return;
+    }
+    let program = lab.path("grus");
+    fs::copy(env!("CARGO_BIN_EXE_grus"), &program).expect("copy");
+    let as_nobody = |args: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.args(args).env_clear().env("GRUS_CONFIG", lab.path("grus.toml")).uid(65534).gid(65534);
+        crate::support::Output::of(command.current_dir(lab.dir.path()).output().expect("grus starts"))
+    };
+    assert!(as_nobody(&["--system", "images"]).ok().out.contains("app "));
+    assert!(as_nobody(&["plan", "app"]).ok().out.lines().next().is_some_and(|l| l.ends_with("(kernel)")));
+    as_nobody(&["--system", "import", "layout", "b"]).refused(2, "cannot write to the system repository");
+    let said = as_nobody(&["--system", "rmi", "app"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(as_nobody(&["--system", "images"]).ok().out.contains("app "));
+}
