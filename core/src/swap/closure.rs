@@ -11,7 +11,7 @@ use super::{Reason, Verdict};
 use crate::elf::{ImageFacts, Object};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
-use crate::stack::{Library, Role, Stack};
+use crate::stack::{role_of, Library, Role, Stack};
 
 /// The host libraries that come in, and where they go over the image's.
 #[derive(Debug, Default)]
@@ -194,7 +194,11 @@ impl Closure<'_> {
                 continue;
             };
             let needs = |o: &Object| o.requires.get(library.soname()).is_some_and(|n| n.contains(lost));
-            let mut others = facts.objects.iter().filter(|(p, _)| !self.over.contains_key(p));
+            // The image's own providers are no longer opened: the stack's are.
+            let fabric =
+                |p: &AbsPath, o: &Object| matches!(role_of(name_of(p), o), Role::Plugin | Role::Fabric);
+            let stays = |p: &AbsPath, o: &Object| !self.over.contains_key(p) && !fabric(p, o);
+            let mut others = facts.objects.iter().filter(|(p, o)| stays(p, o));
             if let Some((user, _)) = others.find(|(_, o)| needs(o)) {
                 let older = format!("{user} needs {lost} of {path}; the host's {} is older", library.path);
                 self.warnings.push(older);

@@ -86,14 +86,14 @@ fn arrange<'a>(
             }
         };
         let further = names.iter().filter(|(_, l)| l.path == library.path).map(|(n, _)| n.as_str());
-        for name in further.chain([library.soname()]) {
+        // A plugin is opened by its file's name, and several share a SONAME.
+        let own = Some(library.soname()).filter(|_| library.role != Role::Plugin);
+        for name in further.chain(own) {
             if dir.join(name) != target {
                 swap.links.insert(name.to_owned(), target.clone());
             }
             placed.insert(dir.join(name).into(), library);
-            if library.role != Role::Plugin {
-                cached.push(name.to_owned());
-            }
+            cached.push(name.to_owned());
         }
         if target.parent().as_ref() == Some(dir) {
             placed.insert(target.into(), library);
