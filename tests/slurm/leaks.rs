@@ -51,7 +51,8 @@ fn endless(lab: &Lab, image: &str) -> (Running, String) {
     let script = "echo $SLURM_JOB_ID >started-$SLURM_PROCID; while :; do sleep 0.2; done";
     let running = lab.srun(&["-N1", "-n2", image, "sh", "-c", script]).cwd(&dir).spawn();
     let read = |rank| fs::read_to_string(dir.join(format!("started-{rank}"))).unwrap_or_default();
-    let started = wait_until(Duration::from_secs(20), || read(0).ends_with('\n') && read(1).ends_with('\n'));
+    // Long enough for Slurm to give up on a step whose slurmstepd was killed before.
+    let started = wait_until(Duration::from_secs(120), || read(0).ends_with('\n') && read(1).ends_with('\n'));
     assert!(started, "the ranks did not start");
     (running, read(0).trim().to_owned())
 }
@@ -74,12 +75,13 @@ fn thirty_killed_steps_leave_nothing(lab: &Lab) {
     for round in 0..30 {
         let (running, job) = endless(lab, &images[round % 2]);
         let ranks = |command: &str| command.contains("started-$SLURM_PROCID");
-        if round % 5 == 0 {
+        if round % 10 == 0 {
             // Without its slurmstepd Slurm loses the step: what srun then says is no concern of ours.
             before.kill_new(Signal::KILL, |command| command.contains("slurmstepd"));
             before.kill_new(Signal::KILL, ranks);
             let _ = lab.user("scancel").arg(job).run();
             let _ = running.wait();
+            lab.resume_nodes().expect("nodes can be resumed");
         } else {
             before.kill_new(Signal::KILL, ranks);
             let _ = running.wait().failure();
