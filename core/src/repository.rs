@@ -3,9 +3,10 @@
 //! ```text
 //! images/sha256/<hex>.squashfs                          an image, immutable
 //! images/sha256/<hex>.json                              its metadata
+//! images/sha256/<hex>.layers                            where its layers are in it, for images that share them
 //! refs/<registry>/<repository>/:<tag>/<platform>.json   a tag, replaced by rename
 //! refs/<registry>/<repository>/@<hex>/<platform>.json   a pinned reference, whose digest may be an index's
-//! tmp/                                                  what is being written
+//! tmp/                                                  what is being written, or was when a pull broke off
 //! ```
 //! A lookup by tag is three opens whatever the number of images. A `:` cannot occur in a repository's
 //! path component, nor can a `@`, so tags, digests and nested repositories never clash.
@@ -61,6 +62,11 @@ impl Layout {
     /// The metadata of an image.
     pub fn meta(&self, digest: &Digest) -> PathBuf {
         self.images().join(format!("{}.json", digest.hex()))
+    }
+
+    /// The layer index of an image: not every image has one, and none is needed to run it.
+    pub fn layer_index(&self, digest: &Digest) -> PathBuf {
+        self.images().join(format!("{}.layers", digest.hex()))
     }
 
     /// Directory of all tags.

@@ -8,13 +8,14 @@ use grus_core::image::{ImageMeta, META_VERSION};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
-use grus_squash::{convert, Error, LayerSource, Observer, Options};
+use grus_squash::{convert, convert_reusing, Error, LayerSource, Observer, Options, Reuse, Summary};
 
 use crate::archive::rootfs_digest;
 use crate::failure::{reason, Failure};
 use crate::oci::Config;
 use crate::registry::RegistryError;
 use crate::repository::{Repository, TempFile};
+use crate::reuse::{layer_id, Found};
 
 /// An image ready to be converted.
 pub struct Image {
@@ -69,19 +70,78 @@ pub fn build(
             (rootfs_digest(&content, &image.platform), vec![content])
         }
     };
-    let mut meta = ImageMeta {
+    let mut meta = meta(digest, layers, image.platform, image.config, reference, &summary);
+    repository.publish(out, &mut meta)?;
+    Ok(meta)
+}
+
+/// The same for an image from a registry, of `digest`: takes layers from where `found` has them, publishes an index
+/// of them with the image, and leaves finished layers to the next pull if this one breaks off.
+pub fn build_reusing(
+    repository: &Repository,
+    (digest, image): (&Digest, Image),
+    found: &Found,
+    reference: &Reference,
+    options: &Options,
+    observer: &dyn Observer,
+) -> Result<ImageMeta, Failure> {
+    repository.prepare()?;
+    let sources: Vec<Arc<dyn LayerSource>> = image.layers.iter().map(|l| l.source.clone()).collect();
+    let layers: Vec<Digest> = image.layers.into_iter().map(|l| l.digest).collect();
+    let mut kept = found.layers(&layers);
+    let (out, summary) = loop {
+        let out = repository.partial(digest)?;
+        let ids = layers.iter().map(layer_id).collect();
+        let again = kept.iter().any(|kept| !kept.is_empty());
+        let reuse = Reuse { index: Some(out.index().file()), ids, kept };
+        match convert_reusing(&sources, &reuse, out.image().file(), options, observer) {
+            Ok(summary) => break (out, summary),
+            Err(Error::Kept { layer, .. }) if again => {
+                // Damaged is what an earlier pull left, not what the registry has: once more without it.
+                if let Ok(layer) = Digest::parse(&layer) {
+                    found.distrust(&layer);
+                }
+                kept = vec![];
+            }
+            Err(error) => {
+                let full = matches!(error, Error::Write(_));
+                let broke_off = matches!(error, Error::Source { .. } | Error::Cancelled);
+                let failure = failed(error, out.image(), reference);
+                if broke_off {
+                    out.keep();
+                } else if full {
+                    drop(out);
+                    found.clear();
+                }
+                return Err(failure);
+            }
+        }
+    };
+    let mut meta = meta(digest.clone(), layers, image.platform, image.config, reference, &summary);
+    repository.publish_partial(out, &mut meta)?;
+    found.clear();
+    Ok(meta)
+}
+
+fn meta(
+    digest: Digest,
+    layers: Vec<Digest>,
+    platform: Platform,
+    config: Config,
+    reference: &Reference,
+    summary: &Summary,
+) -> ImageMeta {
+    ImageMeta {
         version: META_VERSION,
         reference: Some(reference.clone()),
         digest,
-        platform: image.platform,
-        created: image.config.created,
+        platform,
+        created: config.created,
         size: 0,
         unpacked_size: summary.file_bytes,
-        config: image.config.config.into(),
+        config: config.config.into(),
         layers,
-    };
-    repository.publish(out, &mut meta)?;
-    Ok(meta)
+    }
 }
 
 /// A failed conversion in the words of a command.

@@ -1,4 +1,5 @@
-//! Owns Ctrl-C: whatever was being written is removed and the process ends, at any moment.
+//! Owns Ctrl-C: whatever was being written is removed and the process ends, at any moment. Only an unfinished
+//! image that the next pull can take up stays.
 //!
 //! A temporary file is known here from before it is made until it is published or removed. The list is locked
 //! while a file is published, so a signal finds each file either still temporary or wholly in place.
@@ -9,6 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::repository::resumes;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -52,14 +54,20 @@ pub fn remove(path: &Path) {
 #[allow(clippy::exit)] // the main thread may sit in a system call; there is no other way to end it
 fn end(signal: i32) {
     let files = temporary();
-    for path in files.iter() {
+    // Asked of all before any goes: an unfinished image and its index stay together.
+    let (kept, doomed): (Vec<_>, Vec<_>) = files.iter().partition(|path| resumes(path));
+    for path in doomed {
         let _ = fs::remove_file(path);
     }
     if let Some(clear) = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         clear();
     }
+    let end = match kept.is_empty() {
+        true => "nothing was changed",
+        false => "the next pull goes on with the layers that are finished",
+    };
     // Nobody is left to tell if this fails.
-    let _ = writeln!(io::stderr().lock(), "grus: interrupted; nothing was changed");
+    let _ = writeln!(io::stderr().lock(), "grus: interrupted; {end}");
     std::process::exit(128 + signal);
 }
 

@@ -18,6 +18,7 @@ pub mod progress;
 pub mod prompt;
 pub mod registry;
 pub mod repository;
+pub mod reuse;
 pub mod section;
 pub mod tree;
 pub mod verify;

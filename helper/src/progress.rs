@@ -197,7 +197,11 @@ impl registry::Progress for Progress {
     }
 }
 
-impl Observer for Progress {}
+impl Observer for Progress {
+    fn layer_reused(&self, layer: usize) {
+        self.held(layer, self.layers.get(layer).map_or(0, |known| known.size));
+    }
+}
 
 /// The layers, so that reading them moves `progress`.
 pub fn watched(layers: Vec<Layer>, progress: &Arc<Progress>) -> Vec<Layer> {

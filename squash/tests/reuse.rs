@@ -298,7 +298,7 @@ fn an_interrupted_conversion_is_taken_up_behind_its_finished_layers() {
         let interrupted = make(&layers, &far, &[], &options);
         assert!(matches!(interrupted.result, Err(Error::Source { .. })));
         let kept = interrupted.open().expect("an index");
-        assert_eq!(kept.is_empty(), dies == layers.len() - 1, "layers are read top first");
+        assert_eq!(kept.count(), layers.len() - 1 - dies, "layers are read top first");
         let far = remotes(&layers);
         let made = make(&layers, &far, &[&kept], &options);
         assert_eq!(made.result.as_ref().expect("conversion").reused as usize, layers.len() - 1 - dies);

@@ -2,6 +2,7 @@
 
 mod account;
 mod completion;
+mod fetch;
 mod images;
 mod import;
 mod inspect;

@@ -10,16 +10,17 @@ use grus_core::refusal::{printable, Refusal};
 use grus_squash::LayerSource;
 
 use super::account::{settings, Account};
-use super::import;
 use super::shared::{reference, Made, Making, Target};
 use super::transport::{self, From};
-use crate::build::{build, Identity, Image, Layer};
+use super::{fetch, import};
+use crate::build::{build_reusing, Identity, Image, Layer};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::oci::Config;
 use crate::progress::Progress;
 use crate::registry::{Client, Held, Progress as Watch, Resolved};
 use crate::repository::{Keep, Kept};
+use crate::reuse::Found;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,13 +109,18 @@ impl<'a> Pull<'a> {
         repository.prepare()?;
         let asked = self.args.login || self.args.account.given();
         let login = asked.then(|| self.args.account.ask(&self.remote.registry)).transpose()?;
-        let client = Client::new(settings(context, login))?;
+        let client = Arc::new(Client::new(settings(context, login))?);
         if let Some(made) = self.unchanged(&mut target, &client)? {
             return making.report(&made);
         }
         let resolved = client.resolve(&self.remote, &target.platform)?;
         target.resolved = Some(resolved.top_digest().clone());
-        let made = target.obtain(&resolved.digest, "pulled", || self.fetch(&client, &resolved, &target))?;
+        let fetch = || {
+            let layers: Vec<Digest> = resolved.layers.iter().map(|l| l.digest.clone()).collect();
+            let found = Found::look(&context.lookup()?, &resolved.digest, &layers);
+            self.fetch(&client, &resolved, &target, &found)
+        };
+        let made = target.obtain(&resolved.digest, "pulled", fetch)?;
         making.report(&made)
     }
 
@@ -140,17 +146,23 @@ impl<'a> Pull<'a> {
         target.obtain(&tag.digest, "pulled", || removed(&self.local)).map(Some)
     }
 
-    /// Downloads and converts, going on where an earlier pull ended.
-    fn fetch(&self, client: &Client, resolved: &Resolved, target: &Target) -> Result<ImageMeta, Failure> {
+    /// Downloads what is not `found` and converts, going on where an earlier pull ended.
+    fn fetch(
+        &self,
+        client: &Arc<Client>,
+        resolved: &Resolved,
+        target: &Target,
+        found: &Found,
+    ) -> Result<ImageMeta, Failure> {
         let layers: Vec<(Digest, u64)> = resolved.layers.iter().map(|l| (l.digest.clone(), l.size)).collect();
         let kept = target.repository.kept(self.args.keep_layers, &layers);
         let held = kept.held();
         let some = held.iter().any(Option::is_some);
-        let built = match self.convert(client, resolved, target, &kept, held) {
+        let built = match self.convert(client, resolved, target, (found, &kept), held) {
             // What was kept may be what is damaged (a power cut): once more without it.
             Err(failure) if some && failure.exit_code() == 65 => {
                 kept.forget();
-                self.convert(client, resolved, target, &kept, vec![])
+                self.convert(client, resolved, target, (found, &kept), vec![])
             }
             built => built,
         };
@@ -165,10 +177,10 @@ impl<'a> Pull<'a> {
 
     fn convert(
         &self,
-        client: &Client,
+        client: &Arc<Client>,
         resolved: &Resolved,
         target: &Target,
-        kept: &Kept,
+        (found, kept): (&Found, &Kept),
         held: Vec<Option<(u64, Arc<dyn LayerSource>)>>,
     ) -> Result<ImageMeta, Failure> {
         let name = self.remote.familiar();
@@ -180,7 +192,8 @@ impl<'a> Pull<'a> {
         }
         let held = held.into_iter().map(|h| h.map(|(len, source)| Held { len, source })).collect();
         let watch: Arc<dyn Watch> = progress.clone();
-        let sources = client.download_rest(resolved, held, watch)?;
+        let digests: Vec<Digest> = resolved.layers.iter().map(|l| l.digest.clone()).collect();
+        let sources = fetch::sources(client, resolved, held, &found.layers(&digests), &watch)?;
         let layers = resolved.layers.iter().zip(sources);
         let layers = layers
             .map(|(layer, source)| Layer { digest: layer.digest.clone(), size: layer.size, source })
@@ -192,7 +205,8 @@ impl<'a> Pull<'a> {
             layers: kept.keeping(layers),
         };
         let options = self.args.making.options();
-        let built = build(target.repository, image, &self.local, &options, progress.as_ref());
+        let image = (&resolved.digest, image);
+        let built = build_reusing(target.repository, image, found, &self.local, &options, progress.as_ref());
         progress.clear();
         built
     }

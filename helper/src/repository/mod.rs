@@ -5,6 +5,7 @@
 
 mod layers;
 mod lock;
+mod partial;
 mod read;
 mod remove;
 mod temp;
@@ -16,6 +17,7 @@ use grus_core::repository::Layout;
 
 pub use layers::{Keep, Kept};
 pub use lock::Lock;
+pub use partial::{resumes, Left, Partial};
 pub use read::{Listing, Row};
 pub use remove::Removed;
 pub use temp::TempFile;

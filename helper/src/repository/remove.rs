@@ -10,7 +10,7 @@ use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 
 use super::read::entries;
-use super::{temp, Lock, Repository};
+use super::{partial, temp, Lock, Repository};
 use crate::failure::Failure;
 
 /// How long a removal waits for a command that makes the same image.
@@ -72,6 +72,7 @@ impl Repository {
                 None => Ok(()),
             };
         }
+        remove(&self.layout.layer_index(digest))?;
         remove(&self.layout.meta(digest))?;
         if let Some(hidden) = hidden {
             let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);
@@ -83,11 +84,20 @@ impl Repository {
 
     /// Removes what no command needs: leftovers of killed ones, and metadata whose image is gone.
     pub fn sweep(&self) -> Result<(), Failure> {
-        temp::sweep(&self.layout.tmp());
+        let tmp = self.layout.tmp();
+        temp::sweep(&tmp);
+        partial::sweep(&tmp, true);
+        for (name, _, _) in entries(&tmp)? {
+            if let Some(digest) = digest_of(&name, ".lock") {
+                // Taken and given back, it is removed; held by another command, it stays.
+                drop(Lock::take(&tmp, &digest, |_| false));
+            }
+        }
         for (name, path, _) in entries(&self.layout.images())? {
-            let digest =
-                name.strip_suffix(".json").and_then(|hex| Digest::parse(&format!("sha256:{hex}")).ok());
-            let Some(digest) = digest else { continue };
+            if digest_of(&name, ".layers").is_some_and(|digest| !self.layout.image(&digest).exists()) {
+                remove(&path)?;
+            }
+            let Some(digest) = digest_of(&name, ".json") else { continue };
             // Metadata comes first when an image is published: only what is old enough is an orphan.
             let old = fs::metadata(&path)
                 .and_then(|m| m.modified())
@@ -113,6 +123,11 @@ impl Repository {
             Err(e) => Err(Failure::io("remove", image, &e)),
         }
     }
+}
+
+/// The digest that a file `<hex><ending>` is named by.
+fn digest_of(name: &str, ending: &str) -> Option<Digest> {
+    Digest::parse(&format!("sha256:{}", name.strip_suffix(ending)?)).ok()
 }
 
 /// Removes a file; one that is gone already is fine.

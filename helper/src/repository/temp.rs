@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::partial;
 use crate::failure::Failure;
 use crate::interrupt;
 
@@ -29,9 +30,18 @@ impl TempFile {
     /// Makes an empty file in `tmp`, open for reading and writing. `public`: everyone may read it, whatever
     /// the umask (system repository).
     pub fn create(tmp: &Path, public: bool) -> Result<Self, Failure> {
+        Self::create_as(tmp, public, ENDING)
+    }
+
+    /// The same with another ending of its name.
+    pub(super) fn create_as(tmp: &Path, public: bool, ending: &str) -> Result<Self, Failure> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = tmp.join(format!("{}.{count}{ENDING}", writer()));
+        Self::create_at(tmp.join(format!("{}.{count}{ending}", writer())), public)
+    }
+
+    /// The same at a path that nobody else makes.
+    pub(super) fn create_at(path: PathBuf, public: bool) -> Result<Self, Failure> {
         interrupt::temporary().insert(path.clone());
         let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
         let made = opened.and_then(|file| {
@@ -65,6 +75,12 @@ impl TempFile {
         self.file.sync_all().map_err(|e| Failure::io("write", &self.path, &e))
     }
 
+    /// Leaves the file where it is, for a later command.
+    pub(super) fn leave(mut self) {
+        interrupt::temporary().remove(&self.path);
+        self.published = true;
+    }
+
     /// Moves the synced file to `to` by `rename`, which gives false if it left the file where it was.
     pub fn publish(
         mut self,
@@ -89,6 +105,11 @@ impl Drop for TempFile {
     }
 }
 
+/// Whether the file `name` is of a process of this machine that no longer runs.
+pub(super) fn is_orphan(name: &str) -> bool {
+    writer_is_gone(name, &machine())
+}
+
 /// Names the writing process: boot, pid namespace and pid. Unique while it lives, on one machine or many.
 fn writer() -> String {
     format!("{}.{}", machine(), std::process::id())
@@ -104,16 +125,17 @@ fn machine() -> String {
 /// Removes what killed writers left in `tmp`: at once if the writer ran on this machine and is gone, else by
 /// age. Failures are left for the next sweep.
 pub fn sweep(tmp: &Path) {
+    partial::sweep(tmp, false);
     let Ok(entries) = fs::read_dir(tmp) else { return };
     let machine = machine();
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
+        let Some(name) = name.to_str().filter(|name| !partial::is_one(name)) else { continue };
         let old = entry
             .metadata()
             .and_then(|m| m.modified())
             .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE));
-        if old || writer_is_gone(name, &machine) {
+        if old || name.ends_with(ENDING) && writer_is_gone(name, &machine) {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -123,9 +145,7 @@ pub fn sweep(tmp: &Path) {
 fn writer_is_gone(name: &str, machine: &str) -> bool {
     let mut parts = name.split('.');
     let (here, pid) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok()));
-    name.ends_with(ENDING)
-        && here == Some(machine)
-        && pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    here == Some(machine) && pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 #[cfg(test)]

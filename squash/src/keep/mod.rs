@@ -121,9 +121,9 @@ impl KeptImage {
         found
     }
 
-    /// Whether there is any layer to be taken.
-    pub fn is_empty(&self) -> bool {
-        self.heads.is_empty()
+    /// How many layers can be taken; one that was read twice counts twice.
+    pub fn count(&self) -> usize {
+        self.heads.len()
     }
 }
 

@@ -1,0 +1,66 @@
+//! Pulls onto disks that fill up, on a small tmpfs. Needs root to mount it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::images::*;
+use crate::support::{files, Lab};
+
+/// A mounted tmpfs; unmounted at the end.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path, kib: usize) -> Option<Self> {
+        fs::create_dir_all(at).expect("mkdir");
+        let size = format!("size={kib}k");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(at).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(at.to_owned())),
+            _ => {
+                eprintln!("SKIPPED: a tmpfs cannot be mounted here (root is needed)");
+                None
+            }
+        }
+    }
+
+    fn resize(&self, kib: usize) {
+        let size = format!("remount,size={kib}k");
+        let done = Command::new("mount").args(["-o", &size]).arg(&self.0).status();
+        assert!(done.is_ok_and(|status| status.success()), "remount");
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_full_at_twenty_points_is_told_and_leaves_nothing() {
+    let layers: Vec<_> = (1..4).map(|n| layer(&format!("l{n}"), n, 150_000)).collect();
+    let mut content = Content::default();
+    let digest = content.add("1", &layers);
+    let server = content.serve();
+    let name = format!("{}/app:1", server.host());
+    let want = undisturbed(&server.host(), "1", &digest);
+    let most = want.len() / 1024 + 24;
+    let mut full = 0;
+    for step in 0..24 {
+        let lab = Lab::new();
+        let Some(disk) = Tmpfs::mount(&lab.repository(), 4 + most * step / 20) else { return };
+        let said = lab.run(["pull", "-q", &name]);
+        if said.code != Some(0) {
+            full += 1;
+            let said = said.refused(1, "No space left on device");
+            assert!(said.contains("hint: free space"), "{said}");
+            assert_eq!(files(&lab.repository()), Vec::<PathBuf>::new(), "step {step}");
+            disk.resize(4 * most);
+            assert_eq!(lab.run(["pull", "-q", &name]).ok().out.trim(), digest);
+        }
+        assert!(fs::read(squashfs(&lab, &digest)).expect("image") == want, "step {step}");
+        lab.assert_sound();
+    }
+    assert!(full >= 20, "only {full} disks were too small");
+}

@@ -1,0 +1,183 @@
+//! Pulls from docker-registry that are killed at any moment.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::archives::digest;
+use crate::images::*;
+use crate::support::{files, Lab, Output};
+
+/// A registry on a free port; stopped at the end.
+struct Registry {
+    child: Child,
+    host: String,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Registry {
+    fn start(dir: &Path, content: &Content) -> Option<Registry> {
+        store(content, dir);
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let host = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {host}, secret: none}}\n",
+            dir.display()
+        );
+        fs::write(dir.join("config.yml"), config).expect("write");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(dir.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(child) = command.spawn() else {
+            eprintln!("SKIPPED: no docker-registry on this machine (Debian package docker-registry)");
+            return None;
+        };
+        let registry = Registry { child, host };
+        let start = Instant::now();
+        while TcpStream::connect(&registry.host).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(30), "the registry does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(registry)
+    }
+}
+
+/// Writes content where docker-registry keeps it, as repository `app`.
+fn store(content: &Content, dir: &Path) {
+    let root = dir.join("docker/registry/v2");
+    let app = root.join("repositories/app");
+    let write = |path: std::path::PathBuf, bytes: &[u8]| {
+        fs::create_dir_all(path.parent().expect("below the root")).expect("directory");
+        fs::write(path, bytes).expect("write");
+    };
+    let blob = |bytes: &[u8]| {
+        let digest = digest(bytes);
+        let hex = digest[7..].to_owned();
+        write(root.join("blobs/sha256").join(&hex[..2]).join(&hex).join("data"), bytes);
+        (digest, hex)
+    };
+    for bytes in content.blobs.values() {
+        let (digest, hex) = blob(bytes);
+        write(app.join("_layers/sha256").join(hex).join("link"), digest.as_bytes());
+    }
+    for (tag, bytes) in &content.manifests {
+        let (digest, hex) = blob(bytes);
+        write(app.join("_manifests/revisions/sha256").join(hex).join("link"), digest.as_bytes());
+        write(app.join("_manifests/tags").join(tag).join("current/link"), digest.as_bytes());
+    }
+}
+
+fn image() -> (Content, String) {
+    let layers: Vec<_> = (1..9).map(|n| layer(&format!("l{n}"), n, 150_000 * n as usize % 700_000)).collect();
+    let mut content = Content::default();
+    let digest = content.add("1", &layers);
+    (content, digest)
+}
+
+/// Unfinished images in the repository.
+fn unfinished(lab: &Lab) -> usize {
+    let index = |p: &&std::path::PathBuf| p.extension() == Some("partial-layers".as_ref());
+    files(&lab.repository().join("tmp")).iter().filter(index).count()
+}
+
+#[test]
+fn killed_at_two_hundred_points_a_pull_comes_out_right() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (content, digest) = image();
+    let Some(registry) = Registry::start(dir.path(), &content) else { return };
+    let name = format!("{}/app:1", registry.host);
+    let want = undisturbed(&registry.host, "1", &digest);
+    // Only to spread the kills over a pull, whatever the machine; nothing is said of how long it takes.
+    let lab = Lab::new();
+    let start = Instant::now();
+    let _ = lab.run(["pull", "-q", &name]).ok();
+    let whole = start.elapsed();
+
+    let (mut killed, mut resumable, mut lab) = (0, 0, Lab::new());
+    for n in 0..200u32 {
+        let mut child = lab.spawn(["pull", "-q", &name]);
+        // 200 points in random order: 71 and 200 have no common divisor.
+        std::thread::sleep(whole * (n * 71 % 200) / 200);
+        let _ = child.kill();
+        let was_killed = child.wait().expect("it ends").code().is_none();
+        killed += usize::from(was_killed);
+        resumable += usize::from(unfinished(&lab) > 0);
+        assert!(unfinished(&lab) <= 3, "what broke off does not pile up: {:?}", lab.leftovers());
+        let seen = fs::read(squashfs(&lab, &digest)).ok();
+        assert!(seen.is_none_or(|seen| seen == want), "a wrong image is visible after kill {n}");
+        // Some kills hit a pull that goes on with what the ones before it left.
+        if n % 3 == 2 || !was_killed {
+            assert_eq!(lab.run(["pull", "-q", &name]).ok().out.trim(), digest);
+            assert!(
+                fs::read(squashfs(&lab, &digest)).expect("image") == want,
+                "another image after kill {n}"
+            );
+            assert_no_orphan(&lab, &digest);
+            lab = Lab::new();
+        }
+    }
+    eprintln!("{killed} of 200 pulls were killed; {resumable} times there was something to go on with");
+    assert!(killed > 100 && resumable > 20, "{killed} {resumable}");
+}
+
+#[test]
+fn interrupted_by_a_signal_a_pull_says_that_it_goes_on_next_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (content, digest) = image();
+    let Some(registry) = Registry::start(dir.path(), &content) else { return };
+    let name = format!("{}/app:1", registry.host);
+    let want = undisturbed(&registry.host, "1", &digest);
+    for _ in 0..20 {
+        let lab = Lab::new();
+        let mut child = lab.spawn(["pull", &name]);
+        let has_layers = || {
+            let tmp = files(&lab.repository().join("tmp"));
+            let index = tmp.iter().find(|p| p.extension() == Some("partial-layers".as_ref()));
+            index.and_then(|p| fs::metadata(p).ok()).is_some_and(|m| m.len() > 16)
+        };
+        while !has_layers() && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let pid = child.id().to_string();
+        let _ = Command::new("kill").args(["-s", "INT", &pid]).output().expect("kill");
+        let said = Output::of(child.wait_with_output().expect("it ends"));
+        let goes_on = said.err.contains("the next pull goes on with the layers that are finished");
+        assert_eq!(goes_on, unfinished(&lab) == 1, "{said:?} {:?}", lab.leftovers());
+        assert_eq!(lab.run(["pull", "-q", &name]).ok().out.trim(), digest);
+        assert!(fs::read(squashfs(&lab, &digest)).expect("image") == want);
+        assert_no_orphan(&lab, &digest);
+        if goes_on {
+            return;
+        }
+    }
+    panic!("no pull was interrupted between two layers");
+}
+
+#[test]
+fn prune_alone_removes_what_a_killed_pull_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (content, _) = image();
+    let Some(registry) = Registry::start(dir.path(), &content) else { return };
+    let lab = Lab::new();
+    for n in 0..200u32 {
+        let mut child = lab.spawn(["pull", "-q", &format!("{}/app:1", registry.host)]);
+        std::thread::sleep(Duration::from_millis(u64::from(n)));
+        let _ = child.kill();
+        let killed = child.wait().expect("it ends").code().is_none();
+        assert!(killed, "the pull came to its end before it had one layer to leave");
+        if unfinished(&lab) > 0 {
+            break;
+        }
+    }
+    assert!(unfinished(&lab) > 0);
+    let _ = lab.run(["prune"]).ok();
+    lab.assert_empty();
+}
