@@ -4,6 +4,7 @@
 //! who edits a recipe gets a new image. Time stamps are fixed, so the same packages give the same digests.
 
 pub mod debian;
+mod large;
 pub mod layout;
 pub mod small;
 pub mod torture;
@@ -18,9 +19,12 @@ use sha2::{Digest, Sha256};
 /// All time stamps in the images: 2023-11-14T22:13:20Z.
 pub const EPOCH: u64 = 1_700_000_000;
 
-/// Names of all recipes, in the order that makes them fastest to build.
+/// Names of the tests' recipes, in the order that makes them fastest to build.
 pub const NAMES: &[&str] =
     &["busybox", "static", "no-passwd", "tmp-link", "other-arch", "torture", "debian", "mpich", "openmpi"];
+
+/// Names of the recipes for the benches: `hpc` is minutes of work and gigabytes, so no test asks for them.
+pub const LARGE: &[&str] = &["slim", "many32", "hpc"];
 
 /// A directory of made images.
 #[derive(Debug, Clone)]
@@ -63,6 +67,7 @@ impl ImageStore {
             match name {
                 "torture" => torture::make(&new)?,
                 "debian" | "mpich" | "openmpi" => debian::make(name, &work, &new)?,
+                _ if LARGE.contains(&name) => large::make(name, &work, &new)?,
                 _ => small::make(name, &new)?,
             }
             fs::rename(&new, &done)?;
@@ -73,12 +78,13 @@ impl ImageStore {
 
 /// Hash of all that decides what the recipe makes.
 fn key(name: &str) -> Result<String> {
-    if !NAMES.contains(&name) {
-        bail!("there is no recipe for image {name}; there are {}", NAMES.join(", "));
+    if !NAMES.contains(&name) && !LARGE.contains(&name) {
+        bail!("there is no recipe for image {name}; there are {}", [NAMES, LARGE].concat().join(", "));
     }
     let recipe = match name {
         "torture" => include_str!("images/torture.rs").to_owned(),
         "debian" | "mpich" | "openmpi" => debian::sources(),
+        _ if LARGE.contains(&name) => large::sources(),
         _ => include_str!("images/small.rs").to_owned(),
     };
     let all = [name, include_str!("images/layout.rs"), &recipe].concat();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,7 +121,8 @@ fn processes(dir: &Path, uid: u32, lines: &mut BTreeSet<String>) {
 fn files(dir: &Path, uid: u32, lines: &mut BTreeSet<String>) {
     let spools = fs::read_dir(dir.join("spool")).into_iter().flatten().flatten();
     for spool in spools.filter(|e| e.file_name() != "ctld") {
-        list(&spool.path(), &|_| true, lines);
+        // A killed slurmstepd cannot remove its own socket; slurmd does so later.
+        list(&spool.path(), &|meta| !meta.file_type().is_socket(), lines);
     }
     // slurmd's own state, not a step's.
     lines.retain(|line| !line.contains("/cred_state") && !line.contains("/hwloc_topo"));

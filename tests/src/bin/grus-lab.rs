@@ -13,7 +13,7 @@ usage: grus-lab [--name NAME] COMMAND
   install DIR               install the plugin and grus that were built into DIR (target/release)
   env                       print what a shell needs to use it: eval \"$(grus-lab env)\"
   run [--root] -- CMD...    run a command in it, as its ordinary user or as root
-  images NAME... | all      make images and print where their OCI layouts are
+  images NAME... | all      make images (all: those of the tests) and print where their OCI layouts are
   push NAME REPOSITORY      make an image, push it to the lab's registry and print its reference
   status                    nodes and jobs";
 

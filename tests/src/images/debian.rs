@@ -18,7 +18,7 @@ use crate::command::Cmd;
 
 const SUITE: &str = "bookworm";
 const BASE: &str = include_str!("base.sh");
-const LAYER: &str = include_str!("layer.sh");
+pub(super) const LAYER: &str = include_str!("layer.sh");
 const HELLO_C: &str = include_str!("mpi-hello.c");
 const HELLO_PY: &str = include_str!("mpi-hello.py");
 
@@ -55,7 +55,7 @@ pub(super) fn make(name: &str, work: &Path, new: &Path) -> Result<()> {
 }
 
 /// The minbase tree, made at first need.
-fn base(work: &Path) -> Result<PathBuf> {
+pub(super) fn base(work: &Path) -> Result<PathBuf> {
     let key = format!("{:x}", Sha256::digest([SUITE, BASE].concat()));
     let base = work.join(format!("base-{}", &key[..12]));
     if !base.exists() {
@@ -93,27 +93,31 @@ fn programs(name: &str, work: &Path) -> Result<PathBuf> {
 }
 
 /// A bash script in a mount namespace of its own: what it mounts ends with it.
-fn script(text: &str) -> Script {
+pub(super) fn script(text: &str) -> Script {
     let cmd =
         Cmd::new("unshare").args(["--mount", "--propagation=private", "bash", "-euo", "pipefail", "-c"]);
     let cmd = cmd.arg(text).arg("bash").env("SOURCE_DATE_EPOCH", EPOCH.to_string());
     Script { cmd: cmd.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8") }
 }
 
-struct Script {
+pub(super) struct Script {
     cmd: Cmd,
 }
 
 impl Script {
-    fn arg(self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
+    pub(super) fn arg(self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
         Self { cmd: self.cmd.arg(arg) }
     }
 
-    fn args(self, args: &[&str]) -> Self {
+    pub(super) fn args(self, args: &[&str]) -> Self {
         Self { cmd: self.cmd.args(args) }
     }
 
-    fn run_checked(self) -> Result<()> {
+    pub(super) fn cwd(self, dir: &Path) -> Self {
+        Self { cmd: self.cmd.cwd(dir) }
+    }
+
+    pub(super) fn run_checked(self) -> Result<()> {
         checked(self.cmd.limit(Duration::from_secs(900))).map(drop)
     }
 }

@@ -18,6 +18,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 #[derive(Debug)]
 pub struct Layout {
     dir: PathBuf,
+    level: Compression,
     layers: Vec<Value>,
     diff_ids: Vec<String>,
 }
@@ -26,14 +27,20 @@ impl Layout {
     /// An empty layout in the new directory `dir`.
     pub fn create(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir.join("blobs/sha256"))?;
-        Ok(Self { dir: dir.into(), layers: Vec::new(), diff_ids: Vec::new() })
+        Ok(Self { dir: dir.into(), level: Compression::fast(), layers: Vec::new(), diff_ids: Vec::new() })
+    }
+
+    /// Compresses the layers to come at gzip's `level` (1 unless said otherwise).
+    pub fn level(mut self, level: u32) -> Self {
+        self.level = Compression::new(level);
+        self
     }
 
     /// Adds a layer; `write` writes its tar stream.
     pub fn layer(&mut self, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
         let new = self.dir.join("layer.new");
         let blob = Hashing::new(File::create(&new)?);
-        let mut tar = Hashing::new(GzEncoder::new(blob, Compression::fast()));
+        let mut tar = Hashing::new(GzEncoder::new(blob, self.level));
         write(&mut tar)?;
         let (gzip, diff_id, _) = tar.finish();
         let (file, digest, size) = gzip.finish()?.finish();
