@@ -34,11 +34,13 @@ impl Puller {
     pub fn pull(&self, reference: &Reference) -> Result<(), Refusal> {
         let shown = reference.familiar();
         let mut command = Command::new(&self.command);
-        // The plugin's site file, also where the user's environment names another: both must look in the same place.
+        // The plugin's site file and its repository, also where the user's environment names others: both must look
+        // in the same place.
         match &self.config {
             Some(config) => command.env("GRUS_CONFIG", config),
             None => command.env_remove("GRUS_CONFIG"),
         };
+        command.env_remove("GRUS_REPOSITORY");
         command.args(["pull", &shown]).stdin(Stdio::null()).stdout(std::io::stderr());
         let status = abi::interruptible(|| command.status()).map_err(|error| {
             Refusal::site(format!("cannot run {} to pull image {shown}: {error}", self.command.display()))
