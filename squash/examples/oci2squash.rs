@@ -1,20 +1,23 @@
-//! Converts an OCI layout on disk, for timing: `oci2squash [-c zstd:1|lz4|gzip:9] [-w WORKERS] LAYOUT OUT`.
+//! Converts an OCI layout on disk, for timing: `oci2squash [-c zstd:1|lz4|gzip:9] [-w WORKERS] [-i] [-r IMAGE]
+//! LAYOUT OUT`. `-i` writes an index to OUT.layers, `-r` takes layers from an image that has one.
 
 use std::error::Error;
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use grus_squash::{convert, Compression, FileSource, Options};
+use grus_squash::{convert_reusing, Compression, FileSource, KeptImage, LayerId, Options, Reuse};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = Options::default();
-    let mut names = Vec::new();
+    let (mut names, mut index, mut from) = (Vec::new(), false, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "-c" => options.compression = compression(&args.next().unwrap_or_default())?,
             "-w" => options.workers = args.next().unwrap_or_default().parse()?,
+            "-i" => index = true,
+            "-r" => from = args.next(),
             _ => names.push(arg),
         }
     }
@@ -22,11 +25,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: oci2squash [-c COMPRESSION] [-w WORKERS] LAYOUT OUT".into());
     };
     let layers = layers(Path::new(layout))?;
-    let out = File::options().read(true).write(true).create(true).truncate(true).open(out)?;
+    let fresh = |path: &str| File::options().read(true).write(true).create(true).truncate(true).open(path);
+    let index = if index { Some(fresh(&format!("{out}.layers"))?) } else { None };
+    let out = fresh(out)?;
+    let ids: Vec<LayerId> =
+        layers.iter().map(|layer| id(&layer.path)).collect::<Option<_>>().unwrap_or_default();
+    let open = |path| KeptImage::open(File::open(&path)?, File::open(format!("{path}.layers"))?);
+    let from = from.map(open).transpose()?;
+    let kept = ids.iter().map(|id| from.iter().flat_map(|image| image.layers(id)).collect()).collect();
+    let reuse = Reuse { index: index.as_ref(), ids, kept };
     let start = Instant::now();
-    let summary = convert(&layers, &out, &options, &())?;
+    let summary = convert_reusing(&layers, &reuse, &out, &options, &())?;
     println!("{summary:#?}\n{:.2} s", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The digest a blob's file is named by.
+fn id(blob: &Path) -> Option<LayerId> {
+    let hex = blob.file_name()?.to_str()?;
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+    bytes?.try_into().ok()
 }
 
 fn compression(text: &str) -> Result<Compression, Box<dyn Error>> {

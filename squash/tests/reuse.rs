@@ -214,6 +214,72 @@ fn an_index_beside_another_image_gives_an_error_and_one_cut_short_less() {
     assert!(KeptImage::open(file_of(&first.image), file_of(&newer)).is_err(), "a newer format");
 }
 
+/// The records of an index: where each begins, and its two streams, unpacked.
+fn records(index: &[u8]) -> Vec<(usize, Vec<u8>, Vec<u8>)> {
+    let word = |at: usize| u32::from_le_bytes(index[at..at + 4].try_into().expect("4 bytes")) as usize;
+    let unpack = |bytes: &[u8]| zstd::decode_all(bytes).expect("a stream");
+    let (mut all, mut at) = (vec![], 16);
+    while at < index.len() {
+        let (entries, places) = (word(at + 4), word(at + 8));
+        let middle = at + 64 + entries;
+        all.push((at, unpack(&index[at + 64..middle]), unpack(&index[middle..middle + places])));
+        at = middle + places;
+    }
+    all
+}
+
+/// An index whose hashes are right whatever the streams say.
+fn sealed(index: &[u8], records: &[(usize, Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let mut out = index[..16].to_vec();
+    for (at, entries, places) in records {
+        let pack = |bytes: &[u8]| zstd::encode_all(bytes, 1).expect("a stream");
+        let (entries, places) = (pack(entries), pack(places));
+        let mut head = index[*at..at + 48].to_vec();
+        head[4..8].copy_from_slice(&(entries.len() as u32).to_le_bytes());
+        head[8..12].copy_from_slice(&(places.len() as u32).to_le_bytes());
+        let hash = blake3::Hasher::new().update(&head).update(&entries).update(&places).finalize();
+        out.extend(head);
+        out.extend(&hash.as_bytes()[..16]);
+        out.extend(entries);
+        out.extend(places);
+    }
+    out
+}
+
+/// Somebody who writes a record with a right hash may make an image of their own, but no crash, and no file
+/// whose content is not what its own hash says.
+#[test]
+fn a_forged_record_is_read_with_care() {
+    let layers = [layer([
+        file("big", noise(40_000)),
+        file("holes", [noise(5000), vec![0; 20_000], noise(300)].concat()),
+        file("small", "text").xattr("user.x", "y"),
+        special("dev", b'3', 1, 3),
+        symlink("s", "small"),
+    ])];
+    let options = Options { workers: 1, block_size: 4096, ..Options::default() };
+    let first = make(&layers, &remotes(&layers), &[], &options);
+    let original = records(&first.index);
+    assert!(sealed(&first.index, &original) == first.index, "the test knows the format");
+    let (mut refused, mut taken) = (0, 0);
+    for part in 0..2 {
+        let length = if part == 0 { original[0].1.len() } else { original[0].2.len() };
+        for (at, value) in (0..length).flat_map(|at| [0x00, 0x01, 0x7f, 0x80, 0xff].map(|value| (at, value)))
+        {
+            let mut forged = original.clone();
+            let stream = if part == 0 { &mut forged[0].1 } else { &mut forged[0].2 };
+            stream[at] = value;
+            let index = sealed(&first.index, &forged);
+            let kept = KeptImage::open(file_of(&first.image), file_of(&index)).expect("a right header");
+            match make(&layers, &remotes(&layers), &[&kept], &options).result {
+                Ok(_) => taken += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 300 && taken > 300, "{refused} {taken}");
+}
+
 /// A small layer of many shapes, by seed.
 fn random_layer(ops: &[(u8, u8, u8)]) -> Vec<u8> {
     let name = |n: u8| ["a", "b", "a/x", "b/x", "b/y", "c/d/e"][usize::from(n % 6)];

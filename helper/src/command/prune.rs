@@ -66,12 +66,13 @@ impl Args {
                 false => repository.remove_image(digest, &mut removed)?,
             }
         }
+        let broken_off = repository.broken_off();
         if !self.dry_run {
             repository.sweep()?;
             repository.sweep_layers(true);
         }
-        let freed = removed.images.iter().map(|(_, bytes)| bytes).sum();
-        output::print(&(said(&removed) + &total(freed)))
+        let freed = broken_off + removed.images.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        output::print(&(said(&removed) + &said_broken_off(broken_off) + &total(freed)))
     }
 
     /// Which images go; `all` begins with the oldest.
@@ -136,6 +137,14 @@ fn candidates<'a>(repository: &Repository, rows: &'a [Row]) -> Vec<Candidate<'a>
         }
     }
     all
+}
+
+/// What pulls left that broke off.
+fn said_broken_off(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => format!("Deleted: pulls that broke off ({})\n", output::bytes(bytes)),
+    }
 }
 
 fn total(bytes: u64) -> String {

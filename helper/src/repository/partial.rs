@@ -129,15 +129,22 @@ pub fn resumes(path: &Path) -> bool {
 /// Removes what is of no use: at once if its writer is gone and it has no finished layer, or `all` is asked for;
 /// otherwise by age. Failures are left for the next time.
 pub(super) fn sweep(tmp: &Path, all: bool) {
-    for entry in fs::read_dir(tmp).into_iter().flatten().flatten() {
-        let (name, path) = (entry.file_name(), entry.path());
-        let Some(name) = name.to_str().filter(|name| is_one(name)) else { continue };
+    for path in useless(tmp, all) {
+        remove(&path);
+    }
+}
+
+/// What [`sweep`] removes.
+pub(super) fn useless(tmp: &Path, all: bool) -> Vec<PathBuf> {
+    let doomed = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| is_one(name)) else { return false };
         let modified = entry.metadata().and_then(|m| m.modified());
         let old = modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE));
-        if old || temp::is_orphan(name) && (all || !resumes(&path)) {
-            remove(&path);
-        }
-    }
+        old || temp::is_orphan(name) && (all || !resumes(&entry.path()))
+    };
+    let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
+    entries.filter(doomed).map(|entry| entry.path()).collect()
 }
 
 fn has_layers(index: &Path) -> bool {

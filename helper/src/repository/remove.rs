@@ -109,6 +109,12 @@ impl Repository {
         Ok(())
     }
 
+    /// Bytes of the broken-off pulls that [`Repository::sweep`] removes.
+    pub fn broken_off(&self) -> u64 {
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |m| m.len());
+        partial::useless(&self.layout.tmp(), true).iter().map(size).sum()
+    }
+
     fn is_tagged(&self, digest: &Digest) -> Result<bool, Failure> {
         Ok(self.list()?.rows.iter().any(|row| row.reference.is_some() && row.digest == *digest))
     }

@@ -178,6 +178,9 @@ fn prune_alone_removes_what_a_killed_pull_left() {
         }
     }
     assert!(unfinished(&lab) > 0);
-    let _ = lab.run(["prune"]).ok();
+    let dry = lab.run(["prune", "--dry-run"]).ok().out;
+    assert!(dry.starts_with("Deleted: pulls that broke off ("), "{dry}");
+    assert!(unfinished(&lab) > 0, "a dry run changes nothing");
+    assert_eq!(lab.run(["prune"]).ok().out, dry);
     lab.assert_empty();
 }

@@ -48,14 +48,16 @@ pub(super) fn read(from: &mut impl Read, max: u64) -> io::Result<Option<Entry>> 
     let (uid, gid, mtime) = (read_u32(from)?, read_u32(from)?, read_u32(from)?);
     let device = (read_u32(from)?, read_u32(from)?);
     let (size, text_acls, count) = (read_u64(from)?, read_u64(from)?, read_u64(from)?);
-    if count > MAX_XATTRS {
-        return Err(damaged("too many attributes"));
+    let mode = u16::from_le_bytes(mode);
+    // What the tar reader promises of its entries.
+    if count > MAX_XATTRS || mode > 0o7777 || device.0 >= 1 << 12 || device.1 >= 1 << 20 {
+        return Err(damaged("an entry is out of range"));
     }
     let mut entry = Entry {
         path: read_bytes(from, max)?,
         link: read_bytes(from, max)?,
         kind,
-        mode: u16::from_le_bytes(mode),
+        mode,
         uid,
         gid,
         mtime,
