@@ -158,8 +158,12 @@ fn a_lost_image_server_is_explained(lab: &Lab) {
     let before = lab.snapshot();
     let option = format!("--container-image={}", file.display());
     let started = lab.work_dir().join("served/started");
-    // What the shell has not read yet can no longer be read.
-    let body = format!("touch {}; while sleep 0.1; do ls -lR /usr /opt >/dev/null; done", started.display());
+    // What the shell has not read yet can no longer be read. The loop ends with its body's status, so it is not
+    // left to say how the step ended.
+    let body = format!(
+        "touch {}; while sleep 0.1 && ls -lR /usr /opt >/dev/null; do :; done; exit 3",
+        started.display()
+    );
     let running = lab.srun(&[&option, "sh", "-c", &body]).spawn();
     let up = wait_until(Duration::from_secs(20), || started.exists());
     assert!(up, "the step did not start");
