@@ -47,9 +47,12 @@ impl Image {
             UserImages::Fuse => Ok(How::Fuse),
             UserImages::Kernel => Ok(How::Kernel),
             UserImages::Refuse => {
-                Err(Refusal::user(format!("this site runs images of the system repository only, and {why}",))
-                    .hint("ask the administrator to add the image to the system repository")
-                    .into())
+                let name = printable(&path.to_string_lossy());
+                Err(Refusal::user(format!(
+                    "image {name}: this site runs those of its system repository only, and {why}"
+                ))
+                .hint("ask the administrator to add the image to the system repository")
+                .into())
             }
         }
     }
