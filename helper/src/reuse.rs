@@ -43,7 +43,7 @@ impl Found {
             }
         }
         for left in others {
-            found.add(left.open().ok(), Some(left.index), layers);
+            found.add(left.open().ok(), left.orphan.then_some(left.index), layers);
         }
         found
     }
@@ -58,7 +58,7 @@ impl Found {
                 left.remove();
                 continue;
             }
-            self.sources.push(Source { image, index: Some(left.index.clone()) });
+            self.sources.push(Source { image, index: left.orphan.then(|| left.index.clone()) });
             if left.orphan {
                 self.leftovers.push(left);
             }

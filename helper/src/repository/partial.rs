@@ -23,6 +23,9 @@ const INDEX: &str = ".partial-layers";
 /// What nobody took up for so long goes, whoever wrote it.
 const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A writer on another machine is taken to be gone after this time without a write.
+const QUIET: Duration = Duration::from_secs(24 * 3600);
+
 /// An index of this size or less has no layer.
 const HEADER: u64 = 16;
 
@@ -59,25 +62,25 @@ impl Repository {
             let name = index.file_name()?.to_str()?;
             let hex = name.strip_suffix(INDEX)?.rsplit('.').next()?;
             let digest = Digest::parse(&format!("sha256:{hex}")).ok()?;
-            let orphan = temp::is_orphan(name);
+            let orphan = is_orphan(&index, name);
             has_layers(&index).then_some(Left { index, digest, orphan })
         };
         let entries = fs::read_dir(self.layout.tmp()).into_iter().flatten().flatten();
         entries.filter_map(|entry| left(entry.path())).collect()
     }
 
-    /// Publishes a finished image, and its index if the image was not there by then.
+    /// Publishes a finished image, and its index if the image was not there by then. The index is a help to later
+    /// pulls only: the image is no worse without it.
     pub fn publish_partial(&self, partial: Partial, meta: &mut ImageMeta) -> Result<(), Failure> {
         let Partial { image, index } = partial;
-        index.sync()?;
+        let indexed = index.sync().is_ok();
         let inode = |m: fs::Metadata| (m.dev(), m.ino());
         let ours = image.file().metadata().map(inode).ok();
         self.publish(image, meta)?;
         let there = fs::metadata(self.layout.image(&meta.digest)).map(inode).ok();
-        if there == ours {
-            let to = self.layout.layer_index(&meta.digest);
+        if indexed && there == ours {
             let rename = |from: &Path, to: &Path| fs::rename(from, to).map(|()| true);
-            index.publish(&to, rename).map_err(|e| Failure::io("create", &to, &e))?;
+            let _ = index.publish(&self.layout.layer_index(&meta.digest), rename);
         }
         Ok(())
     }
@@ -139,12 +142,23 @@ pub(super) fn useless(tmp: &Path, all: bool) -> Vec<PathBuf> {
     let doomed = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_one(name)) else { return false };
-        let modified = entry.metadata().and_then(|m| m.modified());
-        let old = modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE));
-        old || temp::is_orphan(name) && (all || !resumes(&entry.path()))
+        let path = entry.path();
+        age(&path) > STALE || is_orphan(&path, name) && (all || !resumes(&path))
     };
     let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
     entries.filter(doomed).map(|entry| entry.path()).collect()
+}
+
+/// Whether nobody writes the files any more of which one is at `path`, called `name`.
+fn is_orphan(path: &Path, name: &str) -> bool {
+    temp::is_orphan(name) || age(path) > QUIET
+}
+
+/// Time since the last write to either of the files of which one is at `path`; 0 if unknown.
+fn age(path: &Path) -> Duration {
+    let written = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
+    let last = [index_of(path), image_of(path)].into_iter().filter_map(written).max();
+    last.and_then(|last| SystemTime::now().duration_since(last).ok()).unwrap_or_default()
 }
 
 fn has_layers(index: &Path) -> bool {
@@ -194,6 +208,18 @@ mod tests {
         assert!(matches!(&left[..], [one] if one.orphan && one.digest == digest), "a layer in it");
         sweep(&tmp, true);
         assert!(!dead.exists() && !image_of(&dead).exists());
+        let foreign = tmp.join(format!("0-0.1.0.{}{INDEX}", digest.hex()));
+        let aged = |path: PathBuf, days: u64| {
+            let file = File::create(path).expect("a file");
+            io::Write::write_all(&mut &file, &[0; 17]).expect("write");
+            file.set_modified(SystemTime::now() - Duration::from_secs(days * 86400)).expect("an old file");
+        };
+        for (days, all, stays) in [(0, true, true), (2, false, true), (2, true, false), (8, false, false)] {
+            aged(foreign.clone(), days);
+            aged(image_of(&foreign), days);
+            sweep(&tmp, all);
+            assert_eq!(foreign.exists(), stays, "another machine's, {days} days old, {all}");
+        }
         assert!(partial.image().path().exists() && partial.index().path().exists(), "a living writer's");
         partial.keep();
         assert_eq!(fs::read_dir(&tmp).expect("tmp").count(), 0, "nothing was finished");

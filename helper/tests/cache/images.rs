@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -96,6 +97,27 @@ impl Content {
     pub fn serve(self) -> Server {
         Server::start(move |request| self.answer(request))
     }
+}
+
+/// A server that has lost `blob`, but says so only when the pull into `lab` has finished a layer: one failure
+/// ends all downloads.
+pub fn breaking(content: Content, blob: &[u8], lab: &Lab) -> Server {
+    let (lost, tmp) = (digest(blob), lab.repository().join("tmp"));
+    let is_index = |p: &PathBuf| p.extension() == Some("partial-layers".as_ref());
+    let finished =
+        move || files(&tmp).iter().any(|p| is_index(p) && fs::metadata(p).is_ok_and(|m| m.len() > 16));
+    Server::start(move |request| {
+        if !request.is_blob(&lost) {
+            return content.answer(request);
+        }
+        for _ in 0..2000 {
+            if finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Answer::status(404)
+    })
 }
 
 /// How often `blob` was asked for.

@@ -1,11 +1,8 @@
 //! Siblings share layers; each comes over the network once.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
 
 use crate::images::*;
-use crate::server::{Answer, Server};
 use crate::support::{files, Lab, Output};
 
 #[test]
@@ -109,34 +106,14 @@ fn eight_pulls_of_one_image_fetch_it_once() {
     assert_no_orphan(&lab, &digest);
 }
 
-fn is_index(path: &Path) -> bool {
-    path.extension() == Some("partial-layers".as_ref())
-}
-
 #[test]
 fn a_pull_whose_registry_fails_goes_on_behind_its_finished_layers() {
     let layers: Vec<_> = (1..4).map(|n| layer(&format!("l{n}"), n, 200_000)).collect();
     let mut content = Content::default();
     let digest = content.add("1", &layers);
     let lab = Lab::new();
-    let lost = crate::archives::digest(&layers[0]);
     let host = {
-        let (broken, tmp) = (content.clone(), lab.repository().join("tmp"));
-        let finished =
-            move || files(&tmp).iter().any(|p| is_index(p) && fs::metadata(p).is_ok_and(|m| m.len() > 16));
-        let server = Server::start(move |request| {
-            if !request.is_blob(&lost) {
-                return broken.answer(request);
-            }
-            // The top layer is finished first: one failure ends all downloads.
-            for _ in 0..2000 {
-                if finished() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Answer::status(404)
-        });
+        let server = breaking(content.clone(), &layers[0], &lab);
         let said = lab.run(["pull", "-q", &format!("{}/app:1", server.host())]);
         assert_ne!(said.code, Some(0));
         server.host()
