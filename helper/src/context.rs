@@ -95,6 +95,11 @@ impl Context {
         }
     }
 
+    /// Where the profiles of the host's stacks are: beside the site file.
+    pub fn stacks_dir(&self) -> PathBuf {
+        self.common.config.as_deref().unwrap_or(Path::new(SITE_FILE)).with_file_name("stacks")
+    }
+
     /// The calling user, as the name service knows them.
     pub fn user(&self) -> Result<User, Failure> {
         let uid = nix::unistd::Uid::effective();

@@ -11,6 +11,8 @@ pub mod cli;
 pub mod command;
 pub mod context;
 pub mod failure;
+pub mod host;
+pub mod inspect;
 pub mod interrupt;
 pub mod oci;
 pub mod output;

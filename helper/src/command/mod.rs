@@ -2,7 +2,9 @@
 
 mod account;
 mod completion;
+mod explain;
 mod fetch;
+mod host;
 mod images;
 mod import;
 mod inspect;
@@ -41,6 +43,10 @@ pub enum Command {
     Prune(prune::Args),
     /// Show what a container would be, without starting it
     Plan(plan::Args),
+    /// Show which of the host's MPI libraries an image would get, and why
+    Explain(explain::Args),
+    /// Describe the MPI stacks of this host
+    Host(host::Args),
     /// Store an account for a registry
     Login(account::LoginArgs),
     /// Forget an account for a registry
@@ -64,6 +70,8 @@ impl Command {
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
             Command::Plan(args) => args.run(&context()?),
+            Command::Explain(args) => args.run(&context()?),
+            Command::Host(args) => args.run(&context()?),
             Command::Login(args) => args.run(&context()?),
             Command::Logout(args) => args.run(&context()?),
             Command::Completion(args) => args.run(),

@@ -42,9 +42,11 @@ pub struct Args {
 }
 
 /// An image found.
-struct Found {
-    path: AbsPath,
-    config: ImageConfig,
+pub(super) struct Found {
+    pub(super) path: AbsPath,
+    pub(super) config: ImageConfig,
+    /// The repository it is in; None for a file by path.
+    pub(super) repository: Option<PathBuf>,
     system: bool,
 }
 
@@ -90,13 +92,19 @@ impl Args {
 }
 
 /// Finds the image as the plugin does.
-fn in_repository(context: &Context, reference: &Reference) -> Result<Found, Failure> {
+pub(super) fn in_repository(context: &Context, reference: &Reference) -> Result<Found, Failure> {
     let here = Platform::here();
     for repository in context.lookup()? {
         let Some(found) = find(repository.layout(), reference, &here)? else { continue };
         found.meta.check_platform(&here, &reference.familiar())?;
         let system = context.system_repository()?.is_some_and(|s| s.root() == repository.root());
-        return Ok(Found { path: absolute(&found.path)?, config: found.meta.config, system });
+        let root = Some(repository.root().to_owned());
+        return Ok(Found {
+            path: absolute(&found.path)?,
+            config: found.meta.config,
+            repository: root,
+            system,
+        });
     }
     let place = context.repository()?.root().display().to_string();
     Err(Refusal::user(format!("image {} is not in the repository {place}", reference.familiar()))
@@ -104,14 +112,16 @@ fn in_repository(context: &Context, reference: &Reference) -> Result<Found, Fail
         .into())
 }
 
-fn file(path: &AbsPath) -> Result<Found, Failure> {
+/// An image file by path, with the configuration beside it.
+pub(super) fn file(path: &AbsPath) -> Result<Found, Failure> {
     fs::metadata(path.as_path()).map_err(|e| {
         Refusal::user(format!("cannot read the image {path}: {}", reason(&e)))
             .hint("check the path; a name without '/' or './' before it is looked up in the repository")
     })?;
     // Any file may bear the metadata's name; what is no metadata is no configuration either.
     let meta = meta_beside(path.as_path()).ok().flatten();
-    Ok(Found { path: path.clone(), config: meta.map(|m| m.config).unwrap_or_default(), system: false })
+    let config = meta.map(|m| m.config).unwrap_or_default();
+    Ok(Found { path: path.clone(), config, repository: None, system: false })
 }
 
 /// How a node would mount it (D6): by the kernel only what root alone can write, unless the site trusts its users.

@@ -24,6 +24,7 @@ fn help_of_every_command_is_as_accepted() {
     for command in commands.iter().filter(|c| **c != "help") {
         golden(&format!("help-{command}.txt"), &help(&[command, "--help"]));
     }
+    golden("help-host-scan.txt", &help(&["host", "scan", "--help"]));
 }
 
 #[test]

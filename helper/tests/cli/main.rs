@@ -3,11 +3,14 @@
 mod archives;
 mod concurrent;
 mod disk;
+mod explain;
 mod help;
 mod hostile;
 mod import;
+mod mpi;
 mod plan;
 mod pull;
 mod repository;
+mod scan;
 mod support;
 mod tidy;
