@@ -3,6 +3,7 @@
 
 mod figures;
 mod launch;
+mod pull;
 
 use std::process::ExitCode;
 
@@ -11,9 +12,10 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["launch"] => launch::run(),
+        ["pull", ref options @ ..] => pull::run(options),
         // A process of its own for one measurement of `launch`.
         ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
-        _ => Err(anyhow::anyhow!("usage: grus-bench launch")),
+        _ => Err(anyhow::anyhow!("usage: grus-bench launch\n       {}", pull::USAGE)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
