@@ -12,6 +12,7 @@ use grus_core::reference::Reference;
 use super::read::entries;
 use super::{partial, temp, Lock, Repository};
 use crate::failure::Failure;
+use crate::inspect;
 
 /// How long a removal waits for a command that makes the same image.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -73,6 +74,7 @@ impl Repository {
             };
         }
         remove(&self.layout.layer_index(digest))?;
+        remove(&inspect::place(&self.layout, digest))?;
         remove(&self.layout.meta(digest))?;
         if let Some(hidden) = hidden {
             let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);
@@ -95,6 +97,9 @@ impl Repository {
         }
         for (name, path, _) in entries(&self.layout.images())? {
             if digest_of(&name, ".layers").is_some_and(|digest| !self.layout.image(&digest).exists()) {
+                remove(&path)?;
+            }
+            if digest_of(&name, ".elf.json").is_some_and(|digest| !self.layout.image(&digest).exists()) {
                 remove(&path)?;
             }
             let Some(digest) = digest_of(&name, ".json") else { continue };

@@ -82,6 +82,11 @@ fn an_image_is_inspected_once_and_its_facts_are_kept() {
     fs::copy(&path, lab.path("copy.squashfs")).expect("copy");
     assert_eq!(lab.run(["explain", "./copy.squashfs"]).ok().out, first);
     assert!(!lab.path("copy.elf.json").exists(), "only a repository's images have a digest to keep facts by");
+    let _ = lab.run(["rmi", "app"]).ok();
+    assert_eq!(facts(&lab), Vec::<PathBuf>::new(), "they go with the image");
+    fs::write(kept, &first).expect("write");
+    let _ = lab.run(["prune"]).ok();
+    assert_eq!(facts(&lab), Vec::<PathBuf>::new(), "they do not stay without it");
 }
 
 #[test]
@@ -139,6 +144,16 @@ fn wrong_words_and_wrong_profiles_are_refused() {
     refused(&lab.run(["explain", "app", "--stack", "tuend"]), 2, "no host stack 'tuend'");
     fs::write(lab.path("stacks/broken.toml"), "format = 1\nmachin = \"x\"\n").expect("write");
     lab.run(["explain", "app"]).refused(78, "did you mean 'machine'?");
+}
+
+#[test]
+fn a_link_that_the_reader_cannot_take_is_told_as_such() {
+    let lab = site();
+    mpi::rootfs(&lab, "long");
+    std::os::unix::fs::symlink("a/".repeat(140), lab.path("long/link")).expect("symlink");
+    let _ = lab.run(["import", "-q", "long", "long"]).ok();
+    lab.run(["explain", "long"]).refused(65, "a symbolic link of 256 bytes or more");
+    assert_eq!(facts(&lab), Vec::<PathBuf>::new());
 }
 
 #[test]
