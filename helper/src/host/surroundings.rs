@@ -155,11 +155,28 @@ impl Around<'_> {
                     .map(|dir| libraries(dir, |n| n.starts_with(&start)))
                     .find(|found| !found.is_empty());
                 named += 1;
-                self.open(all, &found.unwrap_or_default(), true);
+                for path in found.unwrap_or_default() {
+                    self.open(all, std::slice::from_ref(&path), true);
+                    self.by_name(all, &path);
+                }
             }
         }
         if named > 0 {
             self.directory(all, drivers, Role::Fabric, true);
+        }
+    }
+
+    /// A provider may be a link to a library that others need by its own name (libmlx5-rdmav34.so to libmlx5.so.1).
+    /// It is opened by the link's name, so that one is listed, and the library as what it is.
+    fn by_name(&mut self, all: &mut Surroundings, path: &Path) {
+        let name = path.file_name().and_then(|n| n.to_str());
+        let dir = path.parent().and_then(file::real);
+        let (Some(real), Some(dir), Some(name)) = (file::real(path), dir, name) else { return };
+        let Some(object) = self.closure.libraries.get(&real).cloned() else { return };
+        let link = dir.join(name);
+        if real != link && all.plugins.remove(&real) {
+            self.closure.libraries.insert(link.clone(), object);
+            all.plugins.insert(link);
         }
     }
 
