@@ -28,12 +28,11 @@ pub use options::USAGE;
 /// Runs the bench and prints its figures.
 pub fn run(words: &[&str]) -> Result<()> {
     let options = Options::parse(words)?;
-    let interrupt = Interrupt::catch()?;
     let peers = peers(&options)?;
     let layouts: Vec<PathBuf> =
         options.images.iter().map(|name| layout(&options, name)).collect::<Result<_>>()?;
     print_load("before");
-    let bench = Bench::start(&options, &peers, interrupt)?;
+    let bench = Bench::start(&options, &peers, Interrupt::catch()?)?;
     let mut results = Vec::new();
     for (name, layout) in options.images.iter().zip(&layouts) {
         let measured = bench.image(name, layout, options.rounds, &peers)?;
@@ -61,7 +60,7 @@ fn peers(options: &Options) -> Result<Vec<Tool>> {
         ensure!(missing.is_empty() || !options.named, "{}: not installed: {missing}", peer.name());
         match &*missing {
             "" => able.push(*peer),
-            _ => println!("skipped: {}: not installed: {missing} (ci/bench --peers)", peer.name()),
+            _ => println!("skipped: {}: not installed: {missing} (ci/bench --install-peers)", peer.name()),
         }
     }
     Ok(able)

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, BufRead, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ pub struct Floor {
     pub sha256: f64,
     /// Decoding the gzip layers.
     pub gunzip: f64,
-    /// Compressing what files of the image hold, holes left out.
+    /// Compressing what files of the image hold, holes and repetitions left out.
     pub zstd: f64,
     /// Bytes that `zstd` was given.
     pub data: u64,
@@ -204,12 +205,21 @@ impl Read for Gunzip {
     }
 }
 
+/// Tells blocks apart.
+fn hash(block: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(block);
+    hasher.finish()
+}
+
 /// Compresses file data in blocks, the ends of files together, and forgets the result.
 struct Sink {
     compressor: zstd::bulk::Compressor<'static>,
     block: Vec<u8>,
     tails: Vec<u8>,
     out: Vec<u8>,
+    /// Blocks and ends of files by their hash.
+    seen: HashSet<u64>,
     cost: f64,
     data: u64,
 }
@@ -218,7 +228,8 @@ impl Sink {
     fn new() -> Result<Self> {
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
         let out = vec![0; zstd::zstd_safe::compress_bound(BLOCK)];
-        Ok(Self { compressor, block: vec![0; BLOCK], tails: Vec::new(), out, cost: 0.0, data: 0 })
+        let (seen, tails) = (HashSet::new(), Vec::new());
+        Ok(Self { compressor, block: vec![0; BLOCK], tails, out, seen, cost: 0.0, data: 0 })
     }
 
     fn file(&mut self, content: &mut impl Read) -> Result<()> {
@@ -229,6 +240,13 @@ impl Sink {
                     0 => break,
                     read => filled += read,
                 }
+            }
+            if !self.seen.insert(hash(&self.block[..filled])) {
+                // Stored once: compressing it again is no part of the floor.
+                if filled < BLOCK {
+                    return Ok(());
+                }
+                continue;
             }
             if filled < BLOCK {
                 if self.tails.len() + filled > BLOCK {
