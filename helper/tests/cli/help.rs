@@ -1,6 +1,40 @@
 //! The command line's texts are golden: a change of them is seen in review.
 
+use std::fs;
+use std::path::Path;
+
+use clap::CommandFactory;
+
 use crate::support::{golden, Lab};
+
+/// grus(1) and a page for each command, from the same definition as the help.
+#[test]
+fn the_shipped_manual_pages_are_made_from_the_command_line() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/man");
+    let made = tempfile::tempdir().expect("a directory");
+    clap_mangen::generate_to(grus_helper::cli::Cli::command(), made.path()).expect("pages are written");
+    let mut names: Vec<_> =
+        fs::read_dir(made.path()).expect("pages").map(|e| e.expect("page").file_name()).collect();
+    names.sort();
+    assert!(names.iter().any(|name| name == "grus-pull.1"), "{names:?}");
+    if std::env::var_os("GRUS_GOLDEN").is_some() {
+        for old in fs::read_dir(&shipped).expect("docs/man").flatten() {
+            if old.path().extension().is_some_and(|section| section == "1") {
+                fs::remove_file(old.path()).expect("docs/man is writable");
+            }
+        }
+        for name in &names {
+            fs::copy(made.path().join(name), shipped.join(name)).expect("docs/man is writable");
+        }
+    }
+    for name in &names {
+        let text = |dir: &Path| fs::read_to_string(dir.join(name)).unwrap_or_default();
+        assert!(text(made.path()) == text(&shipped), "GRUS_GOLDEN=1 accepts {name:?}");
+    }
+    let pages = fs::read_dir(&shipped).expect("docs/man").flatten();
+    let shipped = pages.filter(|p| p.path().extension().is_some_and(|section| section == "1")).count();
+    assert_eq!(shipped, names.len(), "a page of a command that is gone");
+}
 
 #[test]
 fn help_of_every_command_is_as_accepted() {
