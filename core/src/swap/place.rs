@@ -45,7 +45,11 @@ pub(super) fn place<'a>(
     for (destination, library) in &closure.over {
         swap.over.push(Bind { source: library.path.clone(), destination: (*destination).clone() });
     }
-    let cached = arrange(closure, names, &dir, &mut swap, &mut placed);
+    let mut cached = arrange(closure, names, &dir, &mut swap, &mut placed);
+    for (name, path) in &closure.shown {
+        swap.links.insert((*name).to_owned(), (*path).clone());
+        cached.push((*name).to_owned());
+    }
     let cache = cache(facts, stack, cached);
     if !(swap.files.is_empty() && swap.links.is_empty()) {
         swap.library_path = Some(dir);
@@ -55,7 +59,9 @@ pub(super) fn place<'a>(
     let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
     let library_path = swap.library_path.iter().map(|d| d.to_string());
     let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
+    let shown = closure.shown.iter().map(|(name, path)| (format!("{LIBRARY_DIR}/{name}"), path.as_str()));
     let world = World::with(facts, &stack.machine, over, placed, library_path, Some(&cache));
+    let world = world.showing(shown.collect());
     Ok(Placed { swap, world })
 }
 
