@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::loader::Loaded;
 use super::survey::{name_of, Survey};
-use super::{Reason, Verdict};
+use super::{Extent, Reason, Verdict};
 use crate::elf::{ImageFacts, Object};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -23,6 +23,8 @@ pub(super) struct Closure<'a> {
     pub over: BTreeMap<&'a AbsPath, &'a Library>,
     /// Libraries of the image that get a name in our directory.
     pub shown: BTreeMap<&'a str, &'a AbsPath>,
+    /// Libraries that are the image's for want of proof.
+    unproved: BTreeSet<&'a str>,
     pub warnings: Vec<String>,
 }
 
@@ -33,6 +35,8 @@ pub(super) struct Collect<'q, 'a> {
     pub stack: &'a Stack,
     /// Libraries of the image's MPI that the host's stand for.
     pub replaced: BTreeSet<&'a AbsPath>,
+    /// MPI with everything below it, or libfabric below an MPI that stays.
+    pub extent: Extent,
     pub reasons: &'q mut Vec<Reason>,
 }
 
@@ -46,7 +50,7 @@ impl<'a> Collect<'_, 'a> {
         }
         self.always_host(&mut closure);
         for library in opened {
-            if !has(&closure, library) {
+            if !has(&closure, library) && !self.unproved(library, &mut closure) {
                 let why = format!("{} of the host, opened by the stack at run time", library.path);
                 self.reasons.push(Reason::new(library.soname(), Verdict::Add, why));
                 self.bring(library, &mut closure);
@@ -81,7 +85,7 @@ impl<'a> Collect<'_, 'a> {
             let stack = self.stack;
             for library in stack.library.iter().filter(|l| named(by, l)) {
                 let always = matches!(library.role, Role::Mpi | Role::Fabric | Role::Pmi | Role::Plugin);
-                if always && !has(closure, library) {
+                if always && !has(closure, library) && !self.unproved(library, closure) {
                     self.reasons.push(Reason::new(
                         library.soname(),
                         Verdict::Add,
@@ -92,6 +96,22 @@ impl<'a> Collect<'_, 'a> {
             }
             next += 1;
         }
+    }
+
+    /// Below an MPI that stays, a library without version nodes (UCX) is the image's own if it has one: nothing
+    /// would prove that the host's has what that MPI calls.
+    fn unproved(&mut self, library: &'a Library, closure: &mut Closure<'a>) -> bool {
+        let bare = self.extent == Extent::Fabric
+            && library.role == Role::Fabric
+            && library.object.provides.is_empty();
+        if !bare || copies(self.facts, library, &self.stack.machine).is_empty() {
+            return false;
+        }
+        if closure.unproved.insert(library.soname()) {
+            let why = "the image's own, which its MPI was built with; no version nodes tell whether the host's serves";
+            self.reasons.push(Reason::new(library.soname(), Verdict::Keep, why));
+        }
+        true
     }
 
     fn bring(&mut self, library: &'a Library, closure: &mut Closure<'a>) {

@@ -298,7 +298,8 @@ fn finish<'a>(
     reasons: &mut Vec<Reason>,
 ) -> Result<Swap, Refusal> {
     let replaced = all.pairs.iter().map(|(path, _)| *path).collect();
-    let collect = &mut Collect { image_name: q.image_name, facts: q.image, survey, stack, replaced, reasons };
+    let (image_name, facts) = (q.image_name, q.image);
+    let collect = &mut Collect { image_name, facts, survey, stack, replaced, extent, reasons };
     let mut closure = collect.closure(&all.roots, &all.opened)?;
     closure.over.extend(all.pairs.iter().copied());
     closure.outgrown(q.image);

@@ -55,7 +55,8 @@ pub(super) fn place<'a>(
         swap.library_path = Some(dir);
         swap.cache = Some(cache.write());
     }
-    surroundings(stack, extent, &mut swap);
+    let ucx = closure.libraries.iter().any(|l| l.soname().starts_with("libucs.so"));
+    surroundings(stack, extent, ucx, &mut swap);
     let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
     let library_path = swap.library_path.iter().map(|d| d.to_string());
     let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
@@ -160,12 +161,14 @@ fn at_extra(extras: &[ExtraBind], path: &AbsPath) -> Option<AbsPath> {
 }
 
 /// Devices and variables. In values, paths of the stack's directories become those of the container.
-fn surroundings(stack: &Stack, extent: Extent, swap: &mut Swap) {
+fn surroundings(stack: &Stack, extent: Extent, ucx: bool, swap: &mut Swap) {
     swap.devices.clone_from(&stack.devices);
     let moved: Vec<&ExtraBind> = swap.extras.iter().filter(|e| e.source != e.destination).collect();
     let told = |values: &BTreeMap<String, String>| -> BTreeMap<String, String> {
-        // Below an image's MPI only libfabric's own variables make sense.
-        let ours = values.iter().filter(|(n, _)| extent == Extent::Mpi || n.starts_with("FI_"));
+        // Below an image's MPI only libfabric's own variables make sense, and UCX's where that is the host's.
+        let ours = values
+            .iter()
+            .filter(|(n, _)| extent == Extent::Mpi || n.starts_with("FI_") || ucx && n.starts_with("UCX_"));
         ours.map(|(n, v)| (n.clone(), relocate(v, &moved))).collect()
     };
     let (set, default, prepend) =
