@@ -217,7 +217,8 @@ mod tests {
             library_path: crate::path::AbsPath::parse("/run/grus/lib").ok(),
             ..Swap::default()
         };
-        let image = image(&["I_MPI_ROOT=/image", "FI_PROVIDER=tcp", "LD_LIBRARY_PATH=/image/lib", "UCX_MODULES=/i"]);
+        let image =
+            image(&["I_MPI_ROOT=/image", "FI_PROVIDER=tcp", "LD_LIBRARY_PATH=/image/lib", "UCX_MODULES=/i"]);
         let rules = Rules {
             set: map(&[("SITE", "site")]),
             prepend: map(&[("LD_LIBRARY_PATH", "/site/lib")]),

@@ -14,6 +14,7 @@ mod stack;
 
 pub use decide::{decide, Launch};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
+pub use resolve::exists;
 
 use crate::environment::Edits;
 use crate::path::AbsPath;

@@ -16,7 +16,8 @@ impl Draft<'_> {
         let Some(swap) = launch.swap.filter(|swap| swap.extent != Extent::Nothing) else { return Ok(None) };
         if let Some((library, mount)) = self.covered(swap)? {
             let stack = printable(&swap.stack);
-            let why = format!("{library}, which host stack '{stack}' would replace, lies below the mount {mount}");
+            let why =
+                format!("{library}, which host stack '{stack}' would replace, lies below the mount {mount}");
             let mode = launch.request.mpi.as_ref().unwrap_or(&launch.site.mpi.default);
             if *mode == Mode::Auto {
                 self.warnings.push(format!("the image's own MPI runs: {why}"));
@@ -51,8 +52,7 @@ impl Draft<'_> {
         let placed = !(swap.files.is_empty() && swap.links.is_empty());
         for path in swap.over.iter().map(|b| &b.destination).chain(placed.then_some(&own)) {
             let at = locate(self.rootfs, path)?.path;
-            let hides =
-                |op: &&Op| matches!(op, Op::Bind { destination, .. } if at.is_within(destination));
+            let hides = |op: &&Op| matches!(op, Op::Bind { destination, .. } if at.is_within(destination));
             if let Some(mount) = self.mounts.iter().find(hides) {
                 return Ok(Some((path.clone(), mount.destination().clone())));
             }

@@ -239,7 +239,10 @@ fn swap() -> Swap {
         extent: Extent::Mpi,
         stack: "cray".into(),
         machine: "x86_64".into(),
-        over: vec![Bind { source: path("/opt/mpi/libmpi.so.12.4"), destination: path("/usr/lib/libmpi.so.12.1") }],
+        over: vec![Bind {
+            source: path("/opt/mpi/libmpi.so.12.4"),
+            destination: path("/usr/lib/libmpi.so.12.1"),
+        }],
         files: [("libcxi.so.1".to_owned(), path("/usr/lib/libcxi.so.1"))].into(),
         links: [("libmpi.so.12".to_owned(), path("/usr/lib/libmpi.so.12.1"))].into(),
         cached: vec!["libcxi.so.1".into(), "libmpi.so.12".into()],
@@ -277,7 +280,9 @@ fn a_host_stack_comes_with_binds_links_cache_and_variables() {
 #[test]
 fn a_mount_over_what_was_proved_keeps_the_images_mpi_or_is_refused() {
     swapped(&["mount=/data:/usr/lib"]).golden("stack_covered");
-    for options in [&["container-mpi=host", "mount=/data:/usr/lib"][..], &["container-mpi=cray", "mount=/data:/usr"]] {
+    for options in
+        [&["container-mpi=host", "mount=/data:/usr/lib"][..], &["container-mpi=cray", "mount=/data:/usr"]]
+    {
         let mount = options[1].rsplit(':').next().expect("a destination");
         let refusal = swapped(options).refused();
         let what = format!(
@@ -295,10 +300,7 @@ fn a_stack_that_this_node_lacks_is_no_reason_to_run_another() {
     let mut case = swapped(&[]);
     case.swap.as_mut().expect("set").over[0].source = path("/opt/mpi/gone.so");
     let refusal = case.refused();
-    assert_eq!(
-        refusal.what,
-        "host stack 'cray' is incomplete: /opt/mpi/gone.so: No such file or directory"
-    );
+    assert_eq!(refusal.what, "host stack 'cray' is incomplete: /opt/mpi/gone.so: No such file or directory");
     // A stack is told by users, too: what only root reaches stays out of reach.
     case.swap.as_mut().expect("set").over[0].source = path("/secret");
     assert!(case.refused().what.ends_with("/secret: Permission denied"));

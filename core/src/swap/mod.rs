@@ -27,7 +27,7 @@ mod verify;
 pub use decide::decide;
 pub use family::provider_family;
 pub use launcher::{check_launcher, Launcher, LauncherNote};
-pub use ruling::{Ruling, MAX_RULING};
+pub use ruling::{Answer, Ruling, MAX_RULING};
 pub use trace::{judge as judge_trace, ENVIRONMENT as TRACE_ENVIRONMENT};
 
 use serde::{Deserialize, Serialize};

@@ -32,13 +32,8 @@ pub(super) fn place<'a>(
 ) -> Result<Placed<'a>, Refusal> {
     let facts = q.image;
     let dir = AbsPath::parse(LIBRARY_DIR)?;
-    let mut swap = Swap {
-        extent,
-        stack: stack.name.clone(),
-        machine: stack.machine.clone(),
-        glibc,
-        ..Swap::default()
-    };
+    let mut swap =
+        Swap { extent, stack: stack.name.clone(), machine: stack.machine.clone(), glibc, ..Swap::default() };
     swap.warnings.clone_from(&closure.warnings);
     swap.extras = extras(stack, extent, glibc, q.taken)?;
     let mut placed: HashMap<String, &'a Library> = HashMap::new();

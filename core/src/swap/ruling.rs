@@ -37,12 +37,7 @@ impl Ruling {
         let swap = decision.result?;
         // Without an MPI in the image nothing of the host is wanted, unless somebody asks for it.
         let whatever = decision.found.is_empty() && swap == Swap::default();
-        Ok(Self {
-            format: FORMAT,
-            profiles: (!whatever).then_some(profiles),
-            in_use: decision.in_use,
-            swap,
-        })
+        Ok(Self { format: FORMAT, profiles: (!whatever).then_some(profiles), in_use: decision.in_use, swap })
     }
 
     /// Nothing of the host, for an image of which nothing is known; `warning` says why.
@@ -89,6 +84,61 @@ impl Ruling {
     /// The text that is kept and sent.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// What the `grus` program answers to who asks for a ruling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The ruling.
+    Ruling(Box<Ruling>),
+    /// What was asked for cannot be had.
+    Refused {
+        /// The refusal's sentence.
+        what: String,
+        /// The way out.
+        hint: Option<String>,
+    },
+}
+
+impl Answer {
+    /// Reads an answer; `None` if it is none.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let answer: Self = serde_json::from_slice(text).ok().filter(|_| text.len() <= 2 * MAX_RULING)?;
+        match &answer {
+            Answer::Ruling(ruling) => ruling.check().is_ok().then_some(answer),
+            Answer::Refused { .. } => Some(answer),
+        }
+    }
+
+    /// The text of an answer.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl From<Result<Ruling, Refusal>> for Answer {
+    fn from(result: Result<Ruling, Refusal>) -> Self {
+        match result {
+            Ok(ruling) => Answer::Ruling(Box::new(ruling)),
+            Err(Refusal { what, hint, .. }) => Answer::Refused { what, hint },
+        }
+    }
+}
+
+impl From<Answer> for Result<Ruling, Refusal> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Ruling(ruling) => Ok(*ruling),
+            Answer::Refused { what, hint } => {
+                let refusal = Refusal::user(printable(&what));
+                Err(match hint {
+                    Some(hint) => refusal.hint(printable(&hint)),
+                    None => refusal,
+                })
+            }
+        }
     }
 }
 
