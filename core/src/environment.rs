@@ -1,5 +1,5 @@
 //! Which environment a task sees. One precedence, lowest to highest: the job's environment, the image's
-//! `ENV`, the site's rules.
+//! `ENV`, the host's MPI stack where one is swapped in, the site's rules.
 //!
 //! Three exceptions: what Slurm sets for a task is never overridden by an image; HOME, USER, LOGNAME and SHELL stay
 //! the user's; and the host's library and language paths ([`LEAKS`]) do not reach into an image, where they
@@ -9,6 +9,10 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::ImageConfig;
+use crate::swap::Swap;
+
+/// The loader's own search path (ld.so(8)).
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// PATH of an image that names none, as Docker and Podman choose it.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -80,7 +84,12 @@ pub struct Edits {
 }
 
 /// Decides the changes. `job` is the environment the task would have on the host.
-pub fn decide(image: &ImageConfig, rules: &Rules, job: &BTreeMap<String, String>) -> Edits {
+pub fn decide(
+    image: &ImageConfig,
+    swap: Option<&Swap>,
+    rules: &Rules,
+    job: &BTreeMap<String, String>,
+) -> Edits {
     let mut edits = Edits::default();
     for name in job.keys() {
         let leaks = LEAKS.contains(&name.as_str()) && !rules.keep.iter().any(|k| matches(k, name));
@@ -94,19 +103,41 @@ pub fn decide(image: &ImageConfig, rules: &Rules, job: &BTreeMap<String, String>
             edits.set.insert(name.into(), value.into());
         }
     }
+    if let Some(swap) = swap {
+        stack(&mut edits, swap, job);
+    }
     for (name, value) in &rules.set {
         edits.set.insert(name.clone(), value.clone());
     }
     for (name, front) in &rules.prepend {
-        let joined = join(Some(front), current(&edits, job, name).as_ref());
-        edits.set.insert(name.clone(), joined);
+        prepend(&mut edits, job, name, front);
     }
     for (name, back) in &rules.append {
-        let joined = join(current(&edits, job, name).as_ref(), Some(back));
+        let joined = join(current(&edits, job, name).as_deref(), Some(back));
         edits.set.insert(name.clone(), joined);
+    }
+    // Before everything else, or what was proved would not be what is found.
+    if let Some(dir) = swap.and_then(|s| s.library_path.as_ref()) {
+        prepend(&mut edits, job, LIBRARY_PATH, dir.as_str());
     }
     edits.unset.retain(|name| !edits.set.contains_key(name));
     edits
+}
+
+/// What a host stack sets; its defaults give way to the job's own values, with which users tune it.
+fn stack(edits: &mut Edits, swap: &Swap, job: &BTreeMap<String, String>) {
+    let tuned = |name: &String| job.contains_key(name);
+    for (name, value) in swap.default.iter().filter(|(name, _)| !tuned(name)).chain(&swap.set) {
+        edits.set.insert(name.clone(), value.clone());
+    }
+    for (name, front) in &swap.prepend {
+        prepend(edits, job, name, front);
+    }
+}
+
+fn prepend(edits: &mut Edits, job: &BTreeMap<String, String>, name: &str, front: &str) {
+    let joined = join(Some(front), current(edits, job, name).as_deref());
+    edits.set.insert(name.to_owned(), joined);
 }
 
 fn current(edits: &Edits, job: &BTreeMap<String, String>, name: &str) -> Option<String> {
@@ -117,9 +148,8 @@ fn current(edits: &Edits, job: &BTreeMap<String, String>, name: &str) -> Option<
     }
 }
 
-fn join(front: Option<&String>, back: Option<&String>) -> String {
-    let parts: Vec<&str> =
-        [front, back].into_iter().flatten().map(String::as_str).filter(|p| !p.is_empty()).collect();
+fn join(front: Option<&str>, back: Option<&str>) -> String {
+    let parts: Vec<&str> = [front, back].into_iter().flatten().filter(|p| !p.is_empty()).collect();
     parts.join(":")
 }
 
@@ -146,14 +176,14 @@ mod tests {
     fn the_image_beats_the_host_and_the_site_beats_both() {
         let job = map(&[("PATH", "/host"), ("LANG", "C"), ("A", "host"), ("B", "host")]);
         let rules = Rules { set: map(&[("B", "site")]), ..Default::default() };
-        let edits = decide(&image(&["PATH=/image", "A=image", "B=image"]), &rules, &job);
+        let edits = decide(&image(&["PATH=/image", "A=image", "B=image"]), None, &rules, &job);
         assert_eq!(edits.set, map(&[("PATH", "/image"), ("A", "image"), ("B", "site")]));
         assert!(edits.unset.is_empty());
     }
 
     #[test]
     fn the_hosts_path_never_leaks() {
-        let edits = decide(&image(&[]), &Rules::default(), &map(&[("PATH", "/opt/host/bin")]));
+        let edits = decide(&image(&[]), None, &Rules::default(), &map(&[("PATH", "/opt/host/bin")]));
         assert_eq!(edits.set["PATH"], DEFAULT_PATH);
     }
 
@@ -162,7 +192,7 @@ mod tests {
         let job = map(&[("LD_LIBRARY_PATH", "/h"), ("PYTHONPATH", "/p"), ("X_1", ""), ("X_2", "")]);
         let rules =
             Rules { keep: vec!["PYTHONPATH".into()], unset: vec!["X_*".into()], ..Default::default() };
-        let edits = decide(&image(&["LD_LIBRARY_PATH=/image"]), &rules, &job);
+        let edits = decide(&image(&["LD_LIBRARY_PATH=/image"]), None, &rules, &job);
         assert_eq!(edits.set["LD_LIBRARY_PATH"], "/image");
         assert_eq!(edits.unset.iter().collect::<Vec<_>>(), ["X_1", "X_2"]);
     }
@@ -171,10 +201,40 @@ mod tests {
     fn an_image_cannot_replace_what_slurm_and_the_login_set() {
         let edits = decide(
             &image(&["HOME=/root", "SLURM_PROCID=0", "PMI_RANK=0", "CUDA_VISIBLE_DEVICES=0"]),
+            None,
             &Rules::default(),
             &BTreeMap::new(),
         );
         assert_eq!(edits.set.keys().collect::<Vec<_>>(), ["PATH"]);
+    }
+
+    #[test]
+    fn a_stack_stands_between_image_and_site_and_its_defaults_give_way_to_the_job() {
+        let swap = Swap {
+            set: map(&[("I_MPI_ROOT", "/opt/intel"), ("SITE", "stack")]),
+            default: map(&[("FI_PROVIDER", "cxi"), ("UCX_TLS", "all"), ("EMPTY", "x")]),
+            prepend: map(&[("UCX_MODULES", "/ucx")]),
+            library_path: crate::path::AbsPath::parse("/run/grus/lib").ok(),
+            ..Swap::default()
+        };
+        let image =
+            image(&["I_MPI_ROOT=/image", "FI_PROVIDER=tcp", "LD_LIBRARY_PATH=/image/lib", "UCX_MODULES=/i"]);
+        let rules = Rules {
+            set: map(&[("SITE", "site")]),
+            prepend: map(&[("LD_LIBRARY_PATH", "/site/lib")]),
+            ..Default::default()
+        };
+        let edits = decide(&image, Some(&swap), &rules, &map(&[("UCX_TLS", "ud"), ("EMPTY", "")]));
+        for (name, value) in [
+            ("I_MPI_ROOT", "/opt/intel"),
+            ("SITE", "site"),
+            ("FI_PROVIDER", "cxi"),
+            ("UCX_MODULES", "/ucx:/i"),
+            ("LD_LIBRARY_PATH", "/run/grus/lib:/site/lib:/image/lib"),
+        ] {
+            assert_eq!(edits.set[name], value, "{name}");
+        }
+        assert!(!edits.set.contains_key("UCX_TLS") && !edits.set.contains_key("EMPTY"));
     }
 
     #[test]
@@ -185,7 +245,7 @@ mod tests {
             append: map(&[("MODULES", "n"), ("PATH", "/end")]),
             ..Default::default()
         };
-        let edits = decide(&image(&["PATH=/image"]), &rules, &job);
+        let edits = decide(&image(&["PATH=/image"]), None, &rules, &job);
         assert_eq!(edits.set["LD_LIBRARY_PATH"], "/site", "the host's own value is a leak");
         assert_eq!(edits.set["PATH"], "/site/bin:/image:/end");
         assert_eq!(edits.set["MODULES"], "m:n");

@@ -106,6 +106,13 @@ impl ImageConfig {
             .filter_map(|e| e.split_once('='))
             .filter(|(name, _)| !name.is_empty())
     }
+
+    /// The directories of its LD_LIBRARY_PATH (ld.so(8)).
+    pub fn library_path(&self) -> Vec<String> {
+        let dirs = self.environment().filter(|(name, _)| *name == "LD_LIBRARY_PATH").last();
+        let all = dirs.map_or("", |(_, dirs)| dirs).split(':');
+        all.filter(|dir| !dir.is_empty()).map(str::to_owned).collect()
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub enum Opt {
     Pull,
     /// `--container-batch`
     Batch,
+    /// `--container-mpi`
+    Mpi,
 }
 
 /// One option: its name, its value, its text.
@@ -123,6 +125,19 @@ pub const TABLE: &[Spec] = &[
         usage: "run the batch script itself in the container too (default: it stays on the host, its steps inherit)",
         text: "The script of sbatch normally runs on the host, where srun and modules work, and each srun in it \
                inherits the container. With this option the script itself runs inside.",
+    },
+    Spec {
+        opt: Opt::Mpi,
+        name: "container-mpi",
+        value: Some("auto|host|image|fabric|STACK"),
+        repeatable: false,
+        usage: "whose MPI the tasks use: the host's where it is proved to fit (auto), the host's or no launch (host, or a stack's name), the image's (image), the image's on the host's libfabric (fabric)",
+        text: "The host's MPI stacks are described by the administrator ('grus host scan'). Which libraries of a \
+               stack replace which of the image's is decided by their symbols and versions, and proved before any \
+               task starts: 'auto' takes the first stack that fits and otherwise keeps the image's MPI, on the \
+               host's libfabric if that fits; 'host' and the name of a stack refuse what does not fit; 'image' \
+               changes nothing; 'fabric' replaces libfabric alone. 'grus explain IMAGE' tells what would be done \
+               and why. A step whose --mpi= the MPI in use does not understand is refused.",
     },
 ];
 

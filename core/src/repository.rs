@@ -4,6 +4,8 @@
 //! images/sha256/<hex>.squashfs                          an image, immutable
 //! images/sha256/<hex>.json                              its metadata
 //! images/sha256/<hex>.layers                            where its layers are in it, for images that share them
+//! images/sha256/<hex>.elf.json                          what its libraries say of themselves
+//! rulings/<hex>.json                                    what was decided about an image's MPI; found again by its key
 //! refs/<registry>/<repository>/:<tag>/<platform>.json   a tag, replaced by rename
 //! refs/<registry>/<repository>/@<hex>/<platform>.json   a pinned reference, whose digest may be an index's
 //! tmp/                                                  what is being written, or was when a pull broke off
@@ -67,6 +69,26 @@ impl Layout {
     /// The layer index of an image: not every image has one, and none is needed to run it.
     pub fn layer_index(&self, digest: &Digest) -> PathBuf {
         self.images().join(format!("{}.layers", digest.hex()))
+    }
+
+    /// The library facts of an image. One without them is inspected when they are first asked for.
+    pub fn facts(&self, digest: &Digest) -> PathBuf {
+        Self::facts_beside(&self.image(digest))
+    }
+
+    /// The library facts beside an image file of a repository.
+    pub fn facts_beside(image: &Path) -> PathBuf {
+        image.with_extension("elf.json")
+    }
+
+    /// Directory of all rulings.
+    pub fn rulings(&self) -> PathBuf {
+        self.root.join("rulings")
+    }
+
+    /// The ruling with this key.
+    pub fn ruling(&self, key: &Digest) -> PathBuf {
+        self.rulings().join(format!("{}.json", key.hex()))
     }
 
     /// Directory of all tags.

@@ -12,6 +12,7 @@ use crate::options::{spec, Opt};
 use crate::path::AbsPath;
 use crate::reference::Reference;
 use crate::refusal::{printable, Refusal};
+use crate::swap::{Mode, Ruling};
 
 /// Largest encoded request in bytes. One environment string may be 128 KiB (execve(2)).
 pub const MAX_ENCODED: usize = 96 << 10;
@@ -81,6 +82,12 @@ pub struct Request {
     /// `--container-batch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<bool>,
+    /// `--container-mpi`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mpi: Option<Mode>,
+    /// Set by the submit side: what was decided about the image's MPI. A node without it decides itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ruling: Option<Box<Ruling>>,
 }
 
 impl Request {
@@ -110,17 +117,22 @@ impl Request {
                 self.batch = Some(true);
                 Ok(())
             }
+            Opt::Mpi => set_once(&mut self.mpi, Mode::parse(value)?, opt),
         }
     }
 
     /// The request of a step: what it says itself, and for all else what its job said.
     ///
     /// A list given by the step replaces the job's list. Another image than the job's loses the job's
-    /// resolution.
+    /// resolution; another image or another choice of MPI loses the job's ruling.
     pub fn over(self, job: Request) -> Request {
         let resolved = match self.image.is_some() {
             true => self.resolved,
             false => job.resolved,
+        };
+        let ruling = match self.image.is_some() || self.mpi.is_some() {
+            true => self.ruling,
+            false => job.ruling,
         };
         let list = |step: Vec<_>, job: Vec<_>| if step.is_empty() { job } else { step };
         Request {
@@ -132,6 +144,8 @@ impl Request {
             mount_workdir: self.mount_workdir.or(job.mount_workdir),
             pull: self.pull.or(job.pull),
             batch: self.batch.or(job.batch),
+            mpi: self.mpi.or(job.mpi),
+            ruling,
         }
     }
 
@@ -149,6 +163,7 @@ impl Request {
             (self.mount_workdir == Some(false), Opt::NoMountWorkdir),
             (self.pull.is_some(), Opt::Pull),
             (self.batch.is_some(), Opt::Batch),
+            (self.mpi.is_some(), Opt::Mpi),
         ];
         said.iter().filter(|(said, _)| *said).map(|(_, opt)| spec(*opt).name).collect()
     }
@@ -180,6 +195,7 @@ impl Request {
         if request.mounts.len() > MAX_MOUNTS || request.volatile.len() > MAX_MOUNTS {
             return Err(bad(format!("more than {MAX_MOUNTS} mounts")));
         }
+        request.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(bad)?;
         Ok(request)
     }
 }

@@ -27,9 +27,11 @@ fn a_full_request_survives_the_journey() {
         "container-mount-workdir",
         "container-pull=never",
         "container-batch",
+        "container-mpi=cray",
     ])
     .expect("all good");
     assert_eq!(request.mounts.len(), 2);
+    assert_eq!(request.mpi, Some(Mode::Stack("cray".into())));
     assert_eq!(request.volatile.len(), 3);
     assert_eq!(Request::decode(&request.encode().expect("short")).expect("own text"), request);
 }
@@ -46,6 +48,18 @@ fn images_are_references_files_or_none() {
     assert!(
         matches!(image("ubuntu"), Image::Reference(r) if r.to_string() == "docker.io/library/ubuntu:latest")
     );
+}
+
+#[test]
+fn a_step_with_another_image_or_another_mpi_loses_the_jobs_ruling() {
+    let mut job = typed(&["container-image=a"]).expect("good");
+    job.ruling = Some(Box::new(Ruling::unknown(Digest::from_bytes(&[1; 32]), "why".into())));
+    assert_eq!(Request::decode(&job.encode().expect("short")).expect("own text"), job);
+    let step = |words: &[&str]| typed(words).expect("good").over(job.clone()).ruling.is_some();
+    assert!(step(&[]) && step(&["mount=/x"]));
+    assert!(!step(&["container-image=b"]) && !step(&["container-mpi=image"]));
+    let hostile = job.encode().expect("short").replace("\"cached\":[]", "\"cached\":[\"../x\"]");
+    assert!(Request::decode(&hostile).expect_err("hostile").what.contains("is no file name"));
 }
 
 #[test]

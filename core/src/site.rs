@@ -13,6 +13,7 @@ use crate::mount::Mount;
 use crate::path::AbsPath;
 use crate::refusal::{nearest, printable, Refusal};
 use crate::request::PullPolicy;
+use crate::swap::{GlibcRule, Mode};
 
 pub use crate::site_keys::{annotated_file, wrapped, Key, KEYS};
 
@@ -42,6 +43,8 @@ pub struct Site {
     pub volatile: Volatile,
     /// `[environment]`
     pub environment: Rules,
+    /// `[mpi]`
+    pub mpi: Mpi,
     /// `[security]`
     pub security: Security,
     /// `[batch]`
@@ -90,6 +93,18 @@ pub struct Mounts {
 pub struct Volatile {
     /// tmpfs(5) size: bytes with k, m, g, or a percentage of memory.
     pub size: String,
+}
+
+/// The host's MPI in containers (D9).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Mpi {
+    /// The default of `--container-mpi`.
+    pub default: Mode,
+    /// Whether glibc may come from the host.
+    pub glibc: GlibcRule,
+    /// Whether each node asks the image's loader before tasks start.
+    pub verify: bool,
 }
 
 /// Trust.

@@ -94,6 +94,26 @@ pub const KEYS: &[Key] = &[
                and the like), kept all the same.",
     },
     Key {
+        name: "mpi.default",
+        default: "\"auto\"",
+        text: "Whose MPI containers use: \"auto\", \"host\", \"image\", \"fabric\" or the name of a host stack. The \
+               default of --container-mpi. The stacks are the files of stacks/ beside this file, in the order of \
+               their names; 'grus host scan' writes them. Keep them alike on login and compute nodes: a node with \
+               others decides for itself, which takes longer.",
+    },
+    Key {
+        name: "mpi.glibc",
+        default: "\"never\"",
+        text: "Whether glibc may come from the host: \"never\", or \"auto\", as a whole, where a host library needs a \
+               newer one than the image has.",
+    },
+    Key {
+        name: "mpi.verify",
+        default: "true",
+        text: "Whether each node asks the image's own loader, as the user and before tasks start, whether it finds \
+               what was proved. It takes a few milliseconds where libraries are swapped, and nothing elsewhere.",
+    },
+    Key {
         name: "security.user-images",
         default: "\"fuse\"",
         text: "How images that a user can write are mounted: \"fuse\" by squashfuse_ll as that user, \"kernel\" by \

@@ -86,6 +86,7 @@ fn inputs() -> Result<Inputs, Box<dyn Error>> {
     Ok(Inputs {
         request: Request::default(),
         site: Arc::new(Site::defaults()),
+        stacks: None,
         job: Job { user, workdir: AbsPath::root(), environment: BTreeMap::new(), slurm_paths: vec![] },
         image: AbsPath::root(),
         uid: 0,

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use grus_core::plan::{Kind, LaunchPlan, Made, Op};
+use grus_core::plan::{Kind, LaunchPlan, Made, Make, Op};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
@@ -18,8 +18,9 @@ use crate::sys::{confine, unshare};
 use crate::timing::Clock;
 use crate::volatile::Volatile;
 
-/// Size of the private tmpfs: texts (two, each at most a little over a MiB) and empty mount points.
-const SCRATCH_SIZE: &str = "size=16m";
+/// Size of the private tmpfs: texts (two of at most a little over a MiB, and a loader's cache of at most a little
+/// over 16) and empty mount points.
+const SCRATCH_SIZE: &str = "size=32m";
 
 /// What a plan is acted out on.
 #[derive(Debug)]
@@ -125,7 +126,7 @@ impl Scratch {
     }
 
     /// A text as a file of its own, read-only, attached nowhere.
-    fn text(&self, content: &str) -> Called<OwnedFd> {
+    fn text(&self, content: &[u8]) -> Called<OwnedFd> {
         use std::io::Write;
         let number = self.texts.get();
         self.texts.set(number + 1);
@@ -134,7 +135,7 @@ impl Scratch {
         let fd = rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o444))
             .map_err(|e| Broken::new(format!("openat({name}, O_CREAT)"), e))?;
         let mut file = std::fs::File::from(fd);
-        file.write_all(content.as_bytes()).map_err(|e| {
+        file.write_all(content).map_err(|e| {
             let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
             Broken::new(format!("write({name}, {} bytes)", content.len()), errno)
         })?;
@@ -187,11 +188,15 @@ fn make(missing: &OwnedFd, made: &Made) -> Called<()> {
     let mode = Mode::from_raw_mode(made.mode & 0o7777);
     let broken = |call: &str, e| Broken::new(format!("{call}({}, {mode:?})", made.path), e);
     if made.path.depth() > 0 {
-        match made.directory {
-            true => rustix::fs::mkdirat(missing, path, mode).map_err(|e| broken("mkdirat", e))?,
-            false => {
+        match &made.make {
+            Make::Directory => rustix::fs::mkdirat(missing, path, mode).map_err(|e| broken("mkdirat", e))?,
+            Make::File => {
                 let file = rustix::fs::FileType::RegularFile;
                 rustix::fs::mknodat(missing, path, file, mode, 0).map_err(|e| broken("mknodat", e))?;
+            }
+            Make::Link(target) => {
+                return rustix::fs::symlinkat(target.as_path(), missing, path)
+                    .map_err(|e| broken("symlinkat", e));
             }
         }
     }

@@ -39,6 +39,8 @@ pub struct Inputs {
     pub request: Request,
     /// The site's choices.
     pub site: Arc<Site>,
+    /// Where the profiles of the host's MPI stacks are; None: there are none.
+    pub stacks: Option<PathBuf>,
     /// The job.
     pub job: Job,
     /// The image file; opened as the user.

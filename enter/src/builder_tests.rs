@@ -42,6 +42,7 @@ fn inputs(image: &AbsPath, source: &Path) -> Inputs {
     Inputs {
         request: Request { mounts: vec![mount], ..Request::default() },
         site: Arc::new(Site::defaults()),
+        stacks: None,
         job: Job { user, workdir: AbsPath::root(), environment: BTreeMap::new(), slurm_paths: vec![] },
         image: image.clone(),
         uid: 54321,

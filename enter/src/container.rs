@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use grus_core::image::ImageMeta;
 use grus_core::plan::LaunchPlan;
+use grus_core::swap::{InUse, Ruling};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
@@ -21,6 +22,8 @@ pub struct Container {
     pub namespace: OwnedFd,
     /// What was acted out: environment and working directory are for the caller.
     pub plan: LaunchPlan,
+    /// What was decided about the image's MPI, if anything was.
+    pub ruling: Option<Ruling>,
     /// The image's metadata, where it has some.
     pub meta: Option<ImageMeta>,
     /// How long it took.
@@ -49,6 +52,16 @@ impl Container {
         move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(|e| failed("setns(namespace, CLONE_NEWNS)", e))?;
         set_no_new_privs(true).map_err(|e| failed("prctl(PR_SET_NO_NEW_PRIVS)", e))
+    }
+
+    /// The MPIs that tasks run on, as far as they are known: a swap that was not carried out tells nothing of them.
+    pub fn mpi_in_use(&self) -> &[InUse] {
+        match &self.ruling {
+            Some(ruling) if ruling.swap.stack == self.plan.stack.as_deref().unwrap_or_default() => {
+                &ruling.in_use
+            }
+            _ => &[],
+        }
     }
 
     /// Whether the image's server has ended although the container still exists: every file that is not cached is

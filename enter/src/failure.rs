@@ -33,6 +33,8 @@ pub enum Phase {
     Volatile,
     /// Making the container's root the root.
     Pivot,
+    /// Asking the image's loader whether it finds what was proved.
+    Verify,
     /// A task's joining.
     Join,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for Phase {
             Phase::Binds => "cannot mount in the container",
             Phase::Volatile => "cannot make a directory writable",
             Phase::Pivot => "cannot change to the container's root",
+            Phase::Verify => "cannot verify the host's libraries in the container",
             Phase::Join => "cannot join the container",
         })
     }

@@ -20,7 +20,7 @@ use rustix::process::Pid;
 use crate::call::{new_mount, open, open_own, shown, stat, Broken, During};
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::sys::{spawn, Server};
+use crate::sys::{spawn_server, Program};
 use crate::trust::{is_regular, path_of, why_not_roots};
 
 /// Who the image is served for.
@@ -64,15 +64,17 @@ pub(crate) fn mount(
         .map_err(|e| Broken::new("pipe2", e).during(Phase::Mount))?;
     let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Mount)?;
     let arguments = ["squashfuse_ll", "-f", "/proc/self/fd/3", "/dev/fd/4"].map(cstr);
-    let server = Server {
-        program: &program,
+    let server = Program {
+        path: &program,
         arguments: &arguments,
-        descriptors: [null.as_fd(), stderr.as_fd(), image.as_fd(), device.as_fd()],
+        environment: &[],
+        descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), image.as_fd(), device.as_fd()],
+        limits: &[],
         uid: owner.uid,
         gid: owner.gid,
         gids: owner.gids,
     };
-    let pid = spawn(&server).during(Phase::Mount)?;
+    let pid = spawn_server(&server).during(Phase::Mount)?;
     started(pid);
     // Only the server's own descriptor may be left: then its end, however it comes, ends every wait for it.
     drop((device, stderr));

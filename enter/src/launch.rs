@@ -16,9 +16,11 @@ use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
 use crate::rootfs::Tree;
+use crate::ruling::ruling;
 use crate::sources::Sources;
 use crate::timing::Clock;
 use crate::upper::Admitted;
+use crate::verify::verify;
 use crate::volatile::Volatile;
 use crate::{fuse, loopdev, repository};
 
@@ -49,6 +51,8 @@ pub(crate) fn container(
     clock.enter(Phase::Plan);
     let sources = Sources::new(&credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
+    let tree = Tree::new(&mount);
+    let ruling = ruling(inputs, &credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -56,14 +60,26 @@ pub(crate) fn container(
         config: &config,
         site: &inputs.site,
         job: &inputs.job,
+        swap: ruling.as_ref().map(|ruling| &ruling.swap),
     };
-    let plan = decide(&launch, &Tree::new(&mount), &sources)?;
+    let plan = decide(&launch, &tree, &sources)?;
     progress(Phase::Rootfs, server.get());
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
     let volatile = Volatile { size: inputs.site.volatile.size.clone(), who };
     let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
-    Ok(Container { namespace, plan, meta, timings: clock.stop(), server: watch })
+    progress(Phase::Verify, server.get());
+    clock.enter(Phase::Verify);
+    verify(&plan, inputs)?;
+    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server: watch })
+}
+
+/// The image's name, for messages.
+fn name(inputs: &Inputs, meta: Option<&ImageMeta>) -> String {
+    match meta.and_then(|meta| meta.reference.as_ref()) {
+        Some(reference) => reference.familiar(),
+        None => printable(inputs.image.as_str()),
+    }
 }
 
 /// Opens the image and its metadata as the user.
@@ -74,11 +90,7 @@ fn open(inputs: &Inputs, credentials: &Credentials) -> Result<(Image, Option<Ima
     credentials.switch(Opener::Site).during(Phase::Credentials)?;
     let (image, meta) = (opened?, meta?);
     if let Some(meta) = &meta {
-        let name = match &meta.reference {
-            Some(reference) => reference.familiar(),
-            None => printable(inputs.image.as_str()),
-        };
-        meta.check_platform(&inputs.platform, &name)?;
+        meta.check_platform(&inputs.platform, &name(inputs, Some(meta)))?;
     }
     Ok((image, meta))
 }

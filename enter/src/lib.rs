@@ -24,12 +24,15 @@ mod loopdev;
 mod read;
 pub mod repository;
 mod rootfs;
+mod ruling;
+pub mod rulings;
 pub mod site;
 mod sources;
 mod sys;
 mod timing;
 mod trust;
 mod upper;
+mod verify;
 mod volatile;
 
 pub use builder::{Builder, Inputs, TIME_LIMIT};

@@ -1,12 +1,15 @@
-//! Reads grus.toml and grus.d/*.toml, and trusts them only if root alone can have written them.
+//! Reads grus.toml, grus.d/*.toml and stacks/*.toml, and trusts them only if root alone can have written them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use grus_core::digest::Digest;
 use grus_core::site::Site;
+use grus_core::stack::{Stack, MAX_STACK};
 use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use sha2::Digest as _;
 
 use crate::call::{open, shown, Broken};
 use crate::read::{contents, Small};
@@ -23,11 +26,61 @@ const MAX_FILES: usize = 256;
 /// Each file is checked after it was opened: regular, owned by root, not writable by group or others, of
 /// reasonable size; likewise every directory above it. Anything else is refused, so that the plugin fails closed.
 pub fn load(path: &Path) -> Result<Site, Refusal> {
-    let mut files = vec![(path.display().to_string(), trusted(path)?)];
+    let mut files = vec![(path.display().to_string(), trusted(path, MAX_FILE)?)];
     for part in parts(&path.with_file_name("grus.d"))? {
-        files.push((part.display().to_string(), trusted(&part)?));
+        files.push((part.display().to_string(), trusted(&part, MAX_FILE)?));
     }
     Site::parse(&files)
+}
+
+/// The host's MPI stacks as their files have them, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profiles {
+    files: Vec<(PathBuf, String)>,
+    digest: Digest,
+}
+
+impl Profiles {
+    /// Reads `*.toml` of a directory, checked as [`load`] checks site files. A missing directory has none.
+    pub fn load(dir: &Path) -> Result<Self, Refusal> {
+        let mut files = vec![];
+        for path in parts(dir)? {
+            let text = trusted(&path, MAX_STACK)?;
+            files.push((path, text));
+        }
+        Ok(Self::of(files))
+    }
+
+    /// Of texts that were read elsewhere.
+    pub fn of(files: Vec<(PathBuf, String)>) -> Self {
+        let mut hash = sha2::Sha256::new();
+        for (path, text) in &files {
+            let name = path.file_stem().unwrap_or_default().as_encoded_bytes();
+            for part in [name, text.as_bytes()] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        Self { files, digest: Digest::from_bytes(&hash.finalize().into()) }
+    }
+
+    /// Of their names and contents, wherever they are.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Reads and checks each.
+    pub fn parse(&self) -> Result<Vec<Stack>, Refusal> {
+        let stack = |(path, text): &(PathBuf, String)| {
+            Stack::parse(&path.file_stem().unwrap_or_default().to_string_lossy(), text)
+        };
+        self.files.iter().map(stack).collect()
+    }
 }
 
 /// The `*.toml` of a directory, sorted; a missing directory has none.
@@ -56,7 +109,7 @@ fn parts(dir: &Path) -> Result<Vec<PathBuf>, Refusal> {
     Ok(found)
 }
 
-fn trusted(path: &Path) -> Result<String, Refusal> {
+fn trusted(path: &Path, limit: usize) -> Result<String, Refusal> {
     let broken = |b: Broken| unusable(path, &format!("cannot be read: {}", crate::failure::reason(b.errno)));
     let fd = open(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|b| match b.errno {
         Errno::NOENT => unusable(path, "is missing"),
@@ -66,9 +119,9 @@ fn trusted(path: &Path) -> Result<String, Refusal> {
         return Err(Refusal::site(format!("the site file {} is not trusted: {why}", shown(path)))
             .hint("the administrator must make it, and every directory above it, writable by root only"));
     }
-    match contents(fd, path, MAX_FILE).map_err(broken)? {
+    match contents(fd, path, limit).map_err(broken)? {
         Small::Bytes(bytes) => String::from_utf8(bytes).map_err(|_| unusable(path, "is not UTF-8 text")),
-        Small::TooLong => Err(unusable(path, &format!("is larger than {MAX_FILE} bytes"))),
+        Small::TooLong => Err(unusable(path, &format!("is larger than {limit} bytes"))),
         Small::Missing | Small::NotAFile => Err(unusable(path, "is not a regular file")),
     }
 }

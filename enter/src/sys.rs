@@ -179,15 +179,19 @@ fn grow<T>(call: String, mut ask: impl FnMut(&mut [u8]) -> (c_int, Option<T>)) -
     }
 }
 
-/// A program to run as a user, outside everything of the caller's.
+/// A program to run as a user, with nothing of the caller's but what is named here.
 #[derive(Debug)]
-pub(crate) struct Server<'a> {
-    /// Its path; the caller has checked that only root can change it.
-    pub program: &'a CStr,
+pub(crate) struct Program<'a> {
+    /// Its path.
+    pub path: &'a CStr,
     /// Its arguments, the first one its name.
     pub arguments: &'a [CString],
-    /// What becomes its descriptors 0 and 1, 2, 3 and 4.
-    pub descriptors: [BorrowedFd<'a>; 4],
+    /// Its environment, `NAME=value`.
+    pub environment: &'a [CString],
+    /// What becomes its descriptors from 0 on; at most [`MOST_DESCRIPTORS`].
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// Limits of its own, hard and soft (setrlimit(2)).
+    pub limits: &'a [(Limit, u64)],
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -196,15 +200,35 @@ pub(crate) struct Server<'a> {
     pub gids: &'a [u32],
 }
 
-/// What both new processes of [`spawn`] read, and the last one writes, in memory shared with the caller.
+/// A resource that [`Program::limits`] bounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    /// Seconds of processor time.
+    Cpu,
+    /// Bytes of address space.
+    Memory,
+    /// Bytes of a core file.
+    Core,
+}
+
+/// Most descriptors that a [`Program`] gets.
+const MOST_DESCRIPTORS: usize = 5;
+
+/// What the new processes read, and the last one writes, in memory shared with the caller.
 struct Spawn {
     program: *const c_char,
     arguments: *const *const c_char,
-    descriptors: [c_int; 4],
+    environment: *const *const c_char,
+    descriptors: [c_int; MOST_DESCRIPTORS],
+    count: usize,
+    limits: *const (Limit, u64),
+    limits_count: usize,
     uid: u32,
     gid: u32,
     gids: *const u32,
     gids_count: usize,
+    /// Whether it ends with the thread that started it, or goes on under init.
+    dies_with_parent: bool,
     stack: *mut c_void,
     pid: c_int,
     failed: Option<(&'static str, c_int)>,
@@ -213,49 +237,95 @@ struct Spawn {
 /// Stack of each new process, in 16-byte units: 64 KiB.
 const STACK: usize = 4096;
 
-/// Starts a server: own session, no environment, `/` as directory, none of the caller's descriptors, default
-/// signals (but SIGPIPE ignored), no_new_privs. It is nobody's child but init's, so that neither Slurm's wait for
-/// tasks nor its tracking of children ever meets it. Returns its process id once it runs the program.
+/// Starts a server: own session, `/` as directory, none of the caller's descriptors, default signals (but SIGPIPE
+/// ignored), no_new_privs. It is nobody's child but init's, so that neither Slurm's wait for tasks nor its tracking
+/// of children ever meets it. Returns its process id once it runs the program.
 ///
 /// As posix_spawn(3) does, both processes share the caller's memory until execve(2), and the caller's thread sleeps
 /// meanwhile (CLONE_VM|CLONE_VFORK): nothing is copied of slurmstepd, and no lock of libc's can be met held.
-pub(crate) fn spawn(server: &Server<'_>) -> Called<rustix::process::Pid> {
-    let mut arguments: Vec<*const c_char> = server.arguments.iter().map(|a| a.as_ptr()).collect();
-    arguments.push(null());
+pub(crate) fn spawn_server(server: &Program<'_>) -> Called<rustix::process::Pid> {
+    started(server, |spawn, stack| {
+        // SAFETY: `middle` runs on its own stack, which like `spawn` outlives it, since CLONE_VFORK holds this thread
+        // until it has ended. No exit signal: slurmstepd hears nothing of it, and a plain wait(2) never finds it.
+        let pid = unsafe { libc::clone(middle, stack, libc::CLONE_VM | libc::CLONE_VFORK, spawn.cast()) };
+        if pid >= 0 {
+            // SAFETY: a plain call; __WALL since the process has no exit signal.
+            unsafe { libc::waitpid(pid, null_mut(), libc::__WALL) };
+        }
+        pid
+    })
+}
+
+/// Starts a program like [`spawn_server`], but as a child that no wait(2) of others finds, as the first process of
+/// a PID namespace: when it ends, or is killed, whatever it started ends with it (pid_namespaces(7)). It is killed
+/// when the calling thread ends. To be collected by [`wait`].
+pub(crate) fn spawn_confined(program: &Program<'_>) -> Called<rustix::process::Pid> {
+    started(program, |spawn, stack| {
+        // SAFETY: as in `spawn_server`, for the one process.
+        unsafe {
+            (*spawn).dies_with_parent = true;
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID;
+            let pid = libc::clone(become_program, stack, flags, spawn.cast());
+            (*spawn).pid = pid;
+            if (*spawn).failed.is_some() {
+                libc::waitpid(pid, null_mut(), libc::__WALL);
+            }
+            pid
+        }
+    })
+}
+
+/// Waits for the end of what [`spawn_confined`] started; its status (wait(2)).
+pub(crate) fn wait(pid: rustix::process::Pid) -> c_int {
+    let mut status = 0;
+    // SAFETY: a plain call into a local; __WALL since the process has no exit signal.
+    while unsafe { libc::waitpid(pid.as_raw_nonzero().get(), &mut status, libc::__WALL) } < 0
+        && errno() == Errno::INTR
+    {}
+    status
+}
+
+/// Lays out what the new process needs, and hands it and the end of a stack to `clone`.
+fn started(
+    program: &Program<'_>,
+    clone: impl FnOnce(*mut Spawn, *mut c_void) -> c_int,
+) -> Called<rustix::process::Pid> {
+    let pointers = |texts: &[CString]| -> Vec<*const c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([null()]).collect()
+    };
+    let (arguments, environment) = (pointers(program.arguments), pointers(program.environment));
     let mut stacks = vec![0u128; 2 * STACK];
-    let middle_top = stacks.as_mut_ptr_range().end;
+    let first_top = stacks.as_mut_ptr_range().end;
     // SAFETY: one past the first half of `stacks` is within it.
-    let server_top = unsafe { stacks.as_mut_ptr().add(STACK) };
+    let second_top = unsafe { stacks.as_mut_ptr().add(STACK) };
+    let mut descriptors = [-1; MOST_DESCRIPTORS];
+    let count = program.descriptors.len().min(MOST_DESCRIPTORS);
+    for (to, from) in descriptors.iter_mut().zip(program.descriptors) {
+        *to = from.as_raw_fd();
+    }
     let mut spawn = Spawn {
-        program: server.program.as_ptr(),
+        program: program.path.as_ptr(),
         arguments: arguments.as_ptr(),
-        descriptors: server.descriptors.map(|fd| fd.as_raw_fd()),
-        uid: server.uid,
-        gid: server.gid,
-        gids: server.gids.as_ptr(),
-        gids_count: server.gids.len(),
-        stack: server_top.cast(),
+        environment: environment.as_ptr(),
+        descriptors,
+        count,
+        limits: program.limits.as_ptr(),
+        limits_count: program.limits.len(),
+        uid: program.uid,
+        gid: program.gid,
+        gids: program.gids.as_ptr(),
+        gids_count: program.gids.len(),
+        dies_with_parent: false,
+        stack: second_top.cast(),
         pid: -1,
         failed: None,
     };
-    let call = format!("clone({})", server.program.to_string_lossy());
-    // SAFETY: `middle` runs on its own stack, which like `spawn` outlives it, since CLONE_VFORK holds this thread
-    // until it has ended. No exit signal: slurmstepd hears nothing of it, and a plain wait(2) never finds it.
-    let pid = unsafe {
-        libc::clone(
-            middle,
-            middle_top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK,
-            (&mut spawn as *mut Spawn).cast(),
-        )
-    };
-    if pid < 0 {
+    let call = format!("clone({})", program.path.to_string_lossy());
+    if clone(&mut spawn, first_top.cast()) < 0 {
         return Err(Broken::new(call, errno()));
     }
-    // SAFETY: a plain call; __WALL since the process has no exit signal.
-    unsafe { libc::waitpid(pid, null_mut(), libc::__WALL) };
     if let Some((step, code)) = spawn.failed {
-        let text = format!("{step} for {}", server.program.to_string_lossy());
+        let text = format!("{step} for {}", program.path.to_string_lossy());
         return Err(Broken::new(text, Errno::from_raw_os_error(code)));
     }
     rustix::process::Pid::from_raw(spawn.pid).ok_or_else(|| Broken::new(call, Errno::AGAIN))
@@ -267,7 +337,7 @@ extern "C" fn middle(spawn: *mut c_void) -> c_int {
     unsafe {
         let spawn: *mut Spawn = spawn.cast();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let pid = libc::clone(become_server, (*spawn).stack, flags, spawn.cast());
+        let pid = libc::clone(become_program, (*spawn).stack, flags, spawn.cast());
         (*spawn).pid = pid;
         if pid < 0 {
             (*spawn).failed = Some(("clone", *libc::__errno_location()));
@@ -276,38 +346,37 @@ extern "C" fn middle(spawn: *mut c_void) -> c_int {
     }
 }
 
-/// The server before it runs its program.
-extern "C" fn become_server(spawn: *mut c_void) -> c_int {
+/// The new process before it runs its program.
+extern "C" fn become_program(spawn: *mut c_void) -> c_int {
     // SAFETY: `spawn` is the caller's, who sleeps until execve or _exit. Only async-signal-safe calls are made, and
     // identity is changed by raw calls, since libc's would signal the threads of the program it believes to be in.
     unsafe {
         let spawn: *mut Spawn = spawn.cast();
-        let step = prepare_server(&*spawn);
+        let step = prepare(&*spawn);
         (*spawn).failed = Some((step, *libc::__errno_location()));
         libc::_exit(127)
     }
 }
 
 /// Returns only on failure, with the name of the call.
-unsafe fn prepare_server(spawn: &Spawn) -> &'static str {
-    let [null_fd, stderr, image, fuse] = spawn.descriptors;
-    let mut high = [0; 5];
-    // SAFETY: as in `become_server`, of which this is the body.
+unsafe fn prepare(spawn: &Spawn) -> &'static str {
+    let mut high = [0; MOST_DESCRIPTORS];
+    // SAFETY: as in `become_program`, of which this is the body.
     unsafe {
         libc::setsid();
         // First out of the way of the numbers they are to have.
-        for (to, from) in high.iter_mut().zip([null_fd, null_fd, stderr, image, fuse]) {
+        for (to, from) in high.iter_mut().zip(spawn.descriptors).take(spawn.count) {
             *to = libc::fcntl(from, libc::F_DUPFD_CLOEXEC, 16);
             if *to < 0 {
                 return "fcntl(F_DUPFD_CLOEXEC)";
             }
         }
-        for (to, from) in high.iter().enumerate() {
+        for (to, from) in high.iter().enumerate().take(spawn.count) {
             if libc::dup2(*from, to as c_int) < 0 {
                 return "dup2";
             }
         }
-        if libc::syscall(libc::SYS_close_range, 5, !0u32, 0) < 0 {
+        if libc::syscall(libc::SYS_close_range, spawn.count, !0u32, 0) < 0 {
             return "close_range";
         }
         for signal in 1..=64 {
@@ -318,6 +387,11 @@ unsafe fn prepare_server(spawn: &Spawn) -> &'static str {
         if oom >= 0 {
             libc::write(oom, c"0".as_ptr().cast(), 1);
             libc::close(oom);
+        }
+        for n in 0..spawn.limits_count {
+            if bound(*spawn.limits.add(n)) < 0 {
+                return "setrlimit";
+            }
         }
         let (uid, gid) = (spawn.uid, spawn.gid);
         if libc::chdir(c"/".as_ptr()) < 0 {
@@ -335,13 +409,27 @@ unsafe fn prepare_server(spawn: &Spawn) -> &'static str {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
             return "prctl(PR_SET_NO_NEW_PRIVS)";
         }
+        // After the change of identity, which takes it back (prctl(2)).
+        if spawn.dies_with_parent && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) < 0 {
+            return "prctl(PR_SET_PDEATHSIG)";
+        }
         let mut none: libc::sigset_t = zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, null_mut());
-        let environment: [*const c_char; 1] = [null()];
-        libc::execve(spawn.program, spawn.arguments, environment.as_ptr());
+        libc::execve(spawn.program, spawn.arguments, spawn.environment);
     }
     "execve"
+}
+
+unsafe fn bound((limit, most): (Limit, u64)) -> c_int {
+    let resource = match limit {
+        Limit::Cpu => libc::RLIMIT_CPU,
+        Limit::Memory => libc::RLIMIT_AS,
+        Limit::Core => libc::RLIMIT_CORE,
+    };
+    let value = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: a plain call with a whole struct.
+    unsafe { libc::setrlimit(resource, &value) }
 }
 
 /// Runs `child` in a process that shares memory but nothing else with this one, as Slurm's contain_spank does,

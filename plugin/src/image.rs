@@ -13,17 +13,17 @@ use grus_core::site::{expand, Site, Who};
 use grus_core::Refusal;
 use grus_enter::{account, repository};
 
-use crate::pull::Puller;
+use crate::program::Program;
 use crate::{abi, say};
 
 /// Finds the image of a request that asks for one.
-pub fn resolve(request: &Request, site: &Site, puller: &Puller) -> Result<Option<Resolved>, Refusal> {
+pub fn resolve(request: &Request, site: &Site, grus: &Program) -> Result<Option<Resolved>, Refusal> {
     match &request.image {
         None | Some(Image::None) => Ok(None),
         Some(Image::File(path)) => readable(path).map(Some),
         Some(Image::Reference(reference)) => {
             let policy = request.pull.unwrap_or(site.pull.policy);
-            find_or_pull(reference, policy, &repositories(site)?, puller).map(Some)
+            find_or_pull(reference, policy, &repositories(site)?, grus).map(Some)
         }
     }
 }
@@ -46,7 +46,7 @@ fn reason(error: &std::io::Error) -> String {
 }
 
 /// The user's repository, then the system's.
-fn repositories(site: &Site) -> Result<Vec<Layout>, Refusal> {
+pub fn repositories(site: &Site) -> Result<Vec<Layout>, Refusal> {
     let (uid, gid) = abi::ids();
     let user = account::user(uid, gid, &[gid])?;
     let environment: BTreeMap<String, String> = std::env::vars_os()
@@ -64,7 +64,7 @@ fn find_or_pull(
     reference: &Reference,
     policy: PullPolicy,
     repositories: &[Layout],
-    puller: &Puller,
+    grus: &Program,
 ) -> Result<Resolved, Refusal> {
     if policy != PullPolicy::Always {
         if let Some(found) = find(reference, repositories)? {
@@ -79,7 +79,7 @@ fn find_or_pull(
     if policy == PullPolicy::Missing {
         say::note(&format!("image {shown} is in no repository, pulling it"));
     }
-    puller.pull(reference)?;
+    grus.pull(reference)?;
     find(reference, repositories)?.ok_or_else(|| {
         Refusal::site(format!("image {shown} was pulled but is not in {}", shown_places(repositories)))
             .hint("grus and the plugin must use the same site file; tell the administrator")
@@ -127,7 +127,7 @@ mod tests {
     fn a_missing_image_is_refused_with_the_place_and_the_way_out() {
         let reference = Reference::parse("ubuntu:24.04").expect("static");
         let places = [Layout::new("/nonexistent/a"), Layout::new("/nonexistent/b")];
-        let refusal = find_or_pull(&reference, PullPolicy::Never, &places, &Puller::none())
+        let refusal = find_or_pull(&reference, PullPolicy::Never, &places, &Program::none())
             .expect_err("no such repository");
         assert_eq!(
             refusal.what,

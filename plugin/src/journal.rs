@@ -24,9 +24,10 @@ pub fn launched(subject: &Subject, container: &Container) {
     let Subject { job, step, node, uid } = subject;
     let took: std::time::Duration = container.timings.0.iter().map(|(_, took)| *took).sum();
     let (image, how) = (&container.plan.image, container.plan.how);
+    let stack = container.plan.stack.as_deref().unwrap_or_default();
     record(|| {
         tracing::info!(
-            job, step, node, uid, %image, %how, took_us = took.as_micros() as u64,
+            job, step, node, uid, %image, %how, stack, took_us = took.as_micros() as u64,
             "job {job} step {step}: container of {image}"
         );
     });

@@ -19,6 +19,11 @@ pub fn note(text: &str) {
     spank_log(LogLevel::Info, &format!("grus: {}", one_line(text)));
 }
 
+/// Something the user should know, said on a node, from where only errors reach the user.
+pub fn warning(text: &str) {
+    spank_log(LogLevel::Error, &format!("grus: warning: {}", one_line(text)));
+}
+
 /// The makers of messages clean what they quote; this is for what comes from elsewhere.
 fn one_line(text: &str) -> String {
     match text.contains(char::is_control) {

@@ -21,6 +21,11 @@ pub fn site(arguments: &[&str]) -> Result<Site, Refusal> {
     }
 }
 
+/// Where the profiles of the host's MPI stacks are: beside the site file.
+pub fn stacks(arguments: &[&str]) -> Result<PathBuf, Refusal> {
+    Ok(config(arguments)?.unwrap_or_else(|| DEFAULT.into()).with_file_name("stacks"))
+}
+
 /// The site file that was named; None for the default.
 pub fn config(arguments: &[&str]) -> Result<Option<PathBuf>, Refusal> {
     let mut config = None;

@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use grus_core::path::AbsPath;
@@ -23,7 +24,7 @@ use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::{self, Place};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
-use crate::{abi, say, settings};
+use crate::{abi, mpi, say, settings};
 
 /// A step's state on this node.
 #[derive(Debug, Default)]
@@ -50,6 +51,7 @@ const SIGTERM: i32 = 15;
 pub struct Wanted {
     request: Request,
     site: Arc<Site>,
+    stacks: PathBuf,
     builder: Builder,
     place: Place,
 }
@@ -211,7 +213,8 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
     if !request.wants_container() {
         return Ok(None);
     }
-    let site = settings::site(&spank.plugin_argv().map_err(unreadable)?)?;
+    let arguments = spank.plugin_argv().map_err(unreadable)?;
+    let (site, stacks) = (settings::site(&arguments)?, settings::stacks(&arguments)?);
     if !runs_inside(step, &request, &site) {
         return Ok(None);
     }
@@ -220,7 +223,7 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
             .hint("the node may be short of memory or processes; tell the administrator")
     })?;
     let builder = builder.within(node::private_directories(job));
-    Ok(Some(Wanted { request, site: Arc::new(site), builder, place: Place::find(job) }))
+    Ok(Some(Wanted { request, site: Arc::new(site), stacks, builder, place: Place::find(job) }))
 }
 
 /// The request in the job's environment. Not by spank_getenv(3), whose code for 'not set' differs by release.
@@ -246,11 +249,14 @@ fn runs_inside(step: u32, request: &Request, site: &Site) -> bool {
 }
 
 fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
-    let Wanted { request, site, builder, place } = wanted;
+    let Wanted { request, site, stacks, builder, place } = wanted;
     let subject = subject(spank, &place.node);
-    let built = inputs(request, site, &place, spank).map_err(Failure::from).and_then(|inputs| {
+    let mode = mpi::mode(&request, &site).clone();
+    let inputs = inputs(request, site, stacks, &place, spank);
+    let built = inputs.map_err(Failure::from).and_then(|inputs| {
         let (workdir, host) = (inputs.job.workdir.clone(), root()?);
         let container = builder.build(inputs)?;
+        mpi::check(&container, &mode, spank)?;
         set_environment(&container, spank)?;
         Ok((container, workdir, host))
     });
@@ -288,7 +294,13 @@ fn subject(spank: &SpankHandle, node: &str) -> Subject {
 }
 
 /// Everything the build is made from: the job as slurmstepd knows it.
-fn inputs(request: Request, site: Arc<Site>, place: &Place, spank: &SpankHandle) -> Result<Inputs, Refusal> {
+fn inputs(
+    request: Request,
+    site: Arc<Site>,
+    stacks: PathBuf,
+    place: &Place,
+    spank: &SpankHandle,
+) -> Result<Inputs, Refusal> {
     let resolved = request.resolved.clone().ok_or_else(|| {
         Refusal::user("the container options name no image that was found at submission")
             .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
@@ -310,7 +322,19 @@ fn inputs(request: Request, site: Arc<Site>, place: &Place, spank: &SpankHandle)
     };
     let platform = Platform::here();
     let node = Some(place.node.clone());
-    Ok(Inputs { request, site, job, image: resolved.path, uid, gid, gids, platform, node, limit: TIME_LIMIT })
+    Ok(Inputs {
+        request,
+        site,
+        stacks: Some(stacks),
+        job,
+        image: resolved.path,
+        uid,
+        gid,
+        gids,
+        platform,
+        node,
+        limit: TIME_LIMIT,
+    })
 }
 
 /// The job's directory: Slurm has changed to it, or to a substitute where it is missing.

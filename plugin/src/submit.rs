@@ -6,13 +6,13 @@ use std::ffi::OsStr;
 
 use grus_core::options::Spec;
 use grus_core::path::AbsPath;
-use grus_core::request::{Image, Request, VARIABLE};
+use grus_core::request::{Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
 use slurm_spank::SpankHandle;
 
-use crate::pull::Puller;
-use crate::{abi, image, say, settings, typed};
+use crate::program::Program;
+use crate::{abi, image, mpi, say, settings, typed};
 
 /// The request's name among the job-control variables; Slurm keeps those for the steps of the job.
 const JOB_COPY: &str = "GRUS_REQUEST";
@@ -104,17 +104,21 @@ fn prepare(
     }
     let arguments = spank.plugin_argv().map_err(|error| Refusal::site(error.to_string()))?;
     let site = settings::site(&arguments)?;
+    let grus = Program::new(&site, settings::config(&arguments)?);
     if request.resolved.is_none() {
-        let puller = Puller::new(&site, settings::config(&arguments)?);
-        request.resolved = image::resolve(&request, &site, &puller)?;
+        request.resolved = image::resolve(&request, &site, &grus)?;
+    }
+    if request.ruling.is_none() {
+        request.ruling = mpi::rule(&request, &site, &settings::stacks(&arguments)?, &grus)?;
     }
     if role == Role::Job && stays_on_host(&request, &site) {
         say::note(&format!(
             "the batch script runs on the host, each srun in it in {} (--container-batch: the script too)",
-            shown(&request)
+            mpi::shown(&request)
         ));
     }
-    request.encode()
+    // One that does not fit beside many mounts is left to the nodes.
+    request.encode().or_else(|_| Request { ruling: None, ..request }.encode())
 }
 
 /// `--container=IMAGE` is Slurm's own option: without an oci.conf it does nothing, and the job would run on the
@@ -134,14 +138,6 @@ fn refuse_slurms_own_option() -> Result<(), Refusal> {
 fn stays_on_host(request: &Request, site: &Site) -> bool {
     let program = env::current_exe().unwrap_or_default();
     program.file_name() == Some(OsStr::new("sbatch")) && !request.batch.unwrap_or(site.batch.container)
-}
-
-fn shown(request: &Request) -> String {
-    match &request.image {
-        Some(Image::Reference(reference)) => reference.familiar(),
-        Some(Image::File(path)) => path.to_string(),
-        None | Some(Image::None) => "no container".into(),
-    }
 }
 
 /// The directory that relative paths start from.

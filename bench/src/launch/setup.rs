@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{anyhow, ensure, Context, Result};
 use grus_core::path::AbsPath;
-use grus_core::plan::{Job, LaunchPlan, Op};
+use grus_core::plan::{Job, LaunchPlan, Make, Op};
 use grus_core::platform::Platform;
 use grus_core::request::{Image, Request};
 use grus_core::site::Site;
@@ -106,6 +106,7 @@ fn inputs(account: &Account, image: &Path) -> Result<Inputs> {
     Ok(Inputs {
         request: Request { image: Some(Image::File(image.clone())), ..Request::default() },
         site: Arc::new(Site::defaults()),
+        stacks: None,
         job: Job { user, workdir, environment: std::env::vars().collect(), slurm_paths: vec![] },
         image,
         uid: account.uid,
@@ -122,7 +123,12 @@ fn recipe(plan: &LaunchPlan) -> String {
     let mut text = format!("repeat\t{EACH}\nimage\t{}\n", plan.image);
     // Formatting into a String cannot fail.
     for made in plan.skeleton.iter().filter(|made| made.path.depth() > 0) {
-        let _ = writeln!(text, "{}\t{}", if made.directory { "dir" } else { "file" }, made.path);
+        let _ = match &made.make {
+            Make::Directory => writeln!(text, "dir\t{}", made.path),
+            Make::File => writeln!(text, "file\t{}", made.path),
+            // Libraries of the host come with links; the plan that is measured here has none.
+            Make::Link(_) => Ok(()),
+        };
     }
     for op in &plan.mounts {
         let _ = match op {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::binds::{wanted, Wanted};
 use super::resolve::{locate, Located};
-use super::{Host, How, Job, Kind, LaunchPlan, Made, Op, Opener, Rootfs};
+use super::{Host, How, Job, Kind, LaunchPlan, Made, Make, Op, Opener, Rootfs};
 use crate::environment;
 use crate::identity::{group, passwd, MAX_DATABASE};
 use crate::image::ImageConfig;
@@ -12,6 +12,7 @@ use crate::path::AbsPath;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::site::Site;
+use crate::swap::Swap;
 
 /// What a decision is made from.
 #[derive(Debug)]
@@ -28,11 +29,13 @@ pub struct Launch<'a> {
     pub site: &'a Site,
     /// The job.
     pub job: &'a Job,
+    /// What of the host's MPI stack replaces the image's.
+    pub swap: Option<&'a Swap>,
 }
 
 /// Decides the plan, or refuses with the way out.
 pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<LaunchPlan, Refusal> {
-    let mut draft = Draft { rootfs, host, skeleton: BTreeMap::new(), mounts: vec![] };
+    let mut draft = Draft { rootfs, host, skeleton: BTreeMap::new(), mounts: vec![], warnings: vec![] };
     let binds = wanted(launch)?;
     for dir in &launch.request.volatile {
         draft.volatile(dir, &binds)?;
@@ -40,8 +43,9 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     for bind in &binds {
         draft.bind(bind)?;
     }
-    draft.text("/etc/passwd", |image| passwd(image, &launch.job.user))?;
-    draft.text("/etc/group", |image| group(image, &launch.job.user))?;
+    let swap = draft.stack(launch)?;
+    draft.text("/etc/passwd", MAX_DATABASE, |image| Some(passwd(image, &launch.job.user).into_bytes()))?;
+    draft.text("/etc/group", MAX_DATABASE, |image| Some(group(image, &launch.job.user).into_bytes()))?;
     let workdir = draft.workdir(launch)?;
     draft.mounts.sort_by_key(|op| op.destination().depth());
     Ok(LaunchPlan {
@@ -49,17 +53,26 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         how: launch.how,
         skeleton: draft.skeleton.into_values().collect(),
         mounts: draft.mounts,
-        environment: environment::decide(launch.config, &launch.site.environment, &launch.job.environment),
+        environment: environment::decide(
+            launch.config,
+            swap,
+            &launch.site.environment,
+            &launch.job.environment,
+        ),
         workdir,
+        stack: swap.map(|swap| swap.stack.clone()),
+        check: swap.filter(|_| launch.site.mpi.verify).and_then(|swap| swap.check.clone()),
+        warnings: draft.warnings,
     })
 }
 
 /// A plan in the making.
-struct Draft<'a> {
-    rootfs: &'a dyn Rootfs,
-    host: &'a dyn Host,
-    skeleton: BTreeMap<AbsPath, Made>,
-    mounts: Vec<Op>,
+pub(super) struct Draft<'a> {
+    pub rootfs: &'a dyn Rootfs,
+    pub host: &'a dyn Host,
+    pub skeleton: BTreeMap<AbsPath, Made>,
+    pub mounts: Vec<Op>,
+    pub warnings: Vec<String>,
 }
 
 impl Draft<'_> {
@@ -85,16 +98,24 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// A read-only text over a file of the image; left out where a bind has taken its place.
-    fn text(&mut self, path: &str, make: impl Fn(&[u8]) -> String) -> Result<(), Refusal> {
+    /// A read-only text over a file of the image, of which at most `limit` bytes are read; left out where a bind
+    /// has taken its place, or where the image's own serves.
+    pub fn text(
+        &mut self,
+        path: &str,
+        limit: usize,
+        make: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<(), Refusal> {
         let path = AbsPath::parse(path)?;
         let Located { path: at, .. } = locate(self.rootfs, &path)?;
         if self.bind_around(&at).is_some() {
             return Ok(());
         }
-        let image = self.rootfs.read(&at, MAX_DATABASE)?.unwrap_or_default();
-        let destination = self.place(&path, false)?;
-        self.mounts.push(Op::Text { destination, content: make(&image) });
+        let image = self.rootfs.read(&at, limit)?.unwrap_or_default();
+        if let Some(content) = make(&image) {
+            let destination = self.place(&path, false)?;
+            self.mounts.push(Op::Text { destination, content });
+        }
         Ok(())
     }
 
@@ -146,23 +167,24 @@ impl Draft<'_> {
     }
 
     /// Makes sure that a mount point of the wanted type is at `path`; returns it without links.
-    fn place(&mut self, path: &AbsPath, directory: bool) -> Result<AbsPath, Refusal> {
+    pub fn place(&mut self, path: &AbsPath, directory: bool) -> Result<AbsPath, Refusal> {
         let Located { path: at, entry } = locate(self.rootfs, path)?;
         if let Some((source, around, opener)) = self.bind_around(&at) {
             return self.place_in_bind(at, &source, &around, opener, directory);
         }
-        let found = entry.map(|e| e.kind == Kind::Directory).or(self.skeleton.get(&at).map(|m| m.directory));
+        let made = |m: &Made| m.make == Make::Directory;
+        let found = entry.map(|e| e.kind == Kind::Directory).or(self.skeleton.get(&at).map(made));
         match found {
             Some(is) if is == directory => {}
             Some(true) => return Err(mismatch(path, "a file cannot be mounted on a directory")),
             Some(false) => return Err(mismatch(path, "a directory cannot be mounted on a file")),
-            None => self.make(&at, directory)?,
+            None => self.make(&at, if directory { Make::Directory } else { Make::File })?,
         }
         Ok(at)
     }
 
     /// The innermost bind so far that `at` lies strictly below.
-    fn bind_around(&self, at: &AbsPath) -> Option<(AbsPath, AbsPath, Opener)> {
+    pub fn bind_around(&self, at: &AbsPath) -> Option<(AbsPath, AbsPath, Opener)> {
         self.mounts
             .iter()
             .filter_map(|op| match op {
@@ -199,7 +221,8 @@ impl Draft<'_> {
     }
 
     /// Adds `at` and the directories above it to the skeleton.
-    fn make(&mut self, at: &AbsPath, directory: bool) -> Result<(), Refusal> {
+    pub fn make(&mut self, at: &AbsPath, make: Make) -> Result<(), Refusal> {
+        let new = |path: &AbsPath, make, mode| Made { path: path.clone(), make, mode, uid: 0, gid: 0 };
         let mut above = at.parent();
         while let Some(dir) = above {
             above = dir.parent();
@@ -207,13 +230,13 @@ impl Draft<'_> {
                 continue;
             }
             let made = match self.rootfs.entry(&dir)? {
-                Some(e) => Made { path: dir.clone(), directory: true, mode: e.mode, uid: e.uid, gid: e.gid },
-                None => Made { path: dir.clone(), directory: true, mode: 0o755, uid: 0, gid: 0 },
+                Some(e) => Made { mode: e.mode, uid: e.uid, gid: e.gid, ..new(&dir, Make::Directory, 0) },
+                None => new(&dir, Make::Directory, 0o755),
             };
             self.skeleton.insert(dir, made);
         }
-        let mode = if directory { 0o755 } else { 0o644 };
-        self.skeleton.insert(at.clone(), Made { path: at.clone(), directory, mode, uid: 0, gid: 0 });
+        let mode = if make == Make::Directory { 0o755 } else { 0o644 };
+        self.skeleton.insert(at.clone(), new(at, make, mode));
         Ok(())
     }
 }

@@ -10,12 +10,15 @@ mod decide;
 mod facts;
 mod resolve;
 mod show;
+mod stack;
 
 pub use decide::{decide, Launch};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
+pub use resolve::exists;
 
 use crate::environment::Edits;
 use crate::path::AbsPath;
+use crate::swap::Check;
 
 /// Everything one node does to start a step's container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +35,12 @@ pub struct LaunchPlan {
     pub environment: Edits,
     /// Where tasks start, if not in the job's working directory.
     pub workdir: Option<AbsPath>,
+    /// The host's MPI stack of which libraries are swapped in.
+    pub stack: Option<String>,
+    /// What the image's loader must say before tasks start, where libraries of the host are swapped in.
+    pub check: Option<Check>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
 /// How the image is mounted (D6).
@@ -43,13 +52,24 @@ pub enum How {
     Fuse,
 }
 
-/// A directory or an empty file that the image lacks.
+/// What is made where the image has nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// A directory.
+    Directory,
+    /// An empty file, to mount on.
+    File,
+    /// A symbolic link to this path of the container.
+    Link(AbsPath),
+}
+
+/// A directory, an empty file or a link that the image lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
     /// Where. Its parent is in the image or comes earlier in the list.
     pub path: AbsPath,
-    /// Directory or file.
-    pub directory: bool,
+    /// What.
+    pub make: Make,
     /// Permission bits: a copy of the image's for a directory that the image has, so that the overlay shows
     /// the same; 0755 or 0644 for a new one.
     pub mode: u32,
@@ -80,7 +100,7 @@ pub enum Op {
         /// In the container.
         destination: AbsPath,
         /// Its content.
-        content: String,
+        content: Vec<u8>,
     },
     /// A directory of the image, writable for the user, in memory.
     Volatile {

@@ -16,6 +16,11 @@ pub(super) struct Located {
     pub entry: Option<Entry>,
 }
 
+/// Whether the image has something at `path`, links followed. What cannot be told counts as something.
+pub fn exists(rootfs: &dyn Rootfs, path: &AbsPath) -> bool {
+    !locate(rootfs, path).is_ok_and(|located| located.entry.is_none())
+}
+
 /// Follows `path` in `rootfs`. A name below something that is not a directory is refused.
 pub(super) fn locate(rootfs: &dyn Rootfs, path: &AbsPath) -> Result<Located, Refusal> {
     let refuse = |why: &str| {

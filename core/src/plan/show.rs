@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{How, LaunchPlan, Made, Op, Opener};
+use super::{How, LaunchPlan, Made, Make, Op, Opener};
 use crate::refusal::printable;
 
 impl fmt::Display for LaunchPlan {
@@ -20,10 +20,16 @@ impl fmt::Display for LaunchPlan {
         for name in &self.environment.unset {
             writeln!(f, "unsetenv  {}", printable(name))?;
         }
-        match &self.workdir {
-            Some(dir) => writeln!(f, "workdir   {dir}"),
-            None => Ok(()),
+        if let Some(dir) = &self.workdir {
+            writeln!(f, "workdir   {dir}")?;
         }
+        if let Some(stack) = &self.stack {
+            writeln!(f, "stack     {}", printable(stack))?;
+        }
+        if let Some(check) = &self.check {
+            writeln!(f, "verify    {} by {}", check.object, check.loader)?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning   {}", printable(warning)))
     }
 }
 
@@ -38,7 +44,11 @@ impl fmt::Display for How {
 
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.directory { "make dir " } else { "make file" };
+        let what = match &self.make {
+            Make::Directory => "make dir ",
+            Make::File => "make file",
+            Make::Link(target) => return write!(f, "link      {} -> {target}", self.path),
+        };
         write!(f, "{what} {} {:04o} {}:{}", self.path, self.mode, self.uid, self.gid)
     }
 }
@@ -52,9 +62,12 @@ impl fmt::Display for Op {
                 let opener = if *opener == Opener::Site { ",site" } else { "" };
                 write!(f, "bind      {source} on {destination} ({access}{devices}{opener})")
             }
-            Op::Text { destination, content } => {
-                write!(f, "text      {destination} ({} lines)", content.lines().count())
-            }
+            Op::Text { destination, content } => match std::str::from_utf8(content) {
+                Ok(text) if !text.contains('\0') => {
+                    write!(f, "text      {destination} ({} lines)", text.lines().count())
+                }
+                _ => write!(f, "text      {destination} ({} bytes)", content.len()),
+            },
             Op::Volatile { destination } => write!(f, "volatile  {destination}"),
         }
     }

@@ -11,6 +11,7 @@ use crate::options::by_name;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::site::Site;
+use crate::swap::{Bind, Check, Extent, ExtraBind, Swap};
 
 /// An image's tree: path to entry, and contents of files.
 #[derive(Default)]
@@ -81,6 +82,8 @@ impl Files {
         let mut all: BTreeMap<_, _> = dirs.into_iter().map(|d| (d, Kind::Directory)).collect();
         all.extend(["/etc/hosts", "/etc/resolv.conf", "/data/file"].map(|f| (f, Kind::File)));
         all.insert("/dev/fuse", Kind::Device);
+        all.extend(["/opt/mpi", "/opt/mpi/prov"].map(|d| (d, Kind::Directory)));
+        all.extend(["/opt/mpi/libmpi.so.12.4", "/usr/lib/libcxi.so.1"].map(|f| (f, Kind::File)));
         all.insert("/secret", Kind::Directory);
         Self(all, &["/secret"])
     }
@@ -116,12 +119,13 @@ struct Case {
     workdir: &'static str,
     image: ImageConfig,
     tree: Tree,
+    swap: Option<Swap>,
 }
 
 impl Case {
     fn of(options: &'static [&'static str]) -> Self {
         let image = ImageConfig { env: vec!["PATH=/usr/bin".into(), "IMG=1".into()], ..Default::default() };
-        Self { options, site: "", workdir: "/home/alice/run", image, tree: Tree::debian() }
+        Self { options, site: "", workdir: "/home/alice/run", image, tree: Tree::debian(), swap: None }
     }
 
     fn decide(&self) -> Result<LaunchPlan, Refusal> {
@@ -147,6 +151,7 @@ impl Case {
             config: &self.image,
             site: &site,
             job: &job,
+            swap: self.swap.as_ref(),
         };
         decide(&launch, &self.tree, &Files::node())
     }
@@ -221,6 +226,84 @@ fn a_job_that_starts_in_a_system_directory_sees_the_images() {
     let mut case = Case::of(&[]);
     case.workdir = "/usr";
     case.golden("system_workdir");
+}
+
+fn path(text: &str) -> AbsPath {
+    AbsPath::parse(text).expect("static")
+}
+
+/// A stack with one library over the image's, one new, one directory and one that only some nodes have.
+fn swap() -> Swap {
+    let extra = |at: &str, optional| ExtraBind { source: path(at), destination: path(at), optional };
+    Swap {
+        extent: Extent::Mpi,
+        stack: "cray".into(),
+        machine: "x86_64".into(),
+        over: vec![Bind {
+            source: path("/opt/mpi/libmpi.so.12.4"),
+            destination: path("/usr/lib/libmpi.so.12.1"),
+        }],
+        files: [("libcxi.so.1".to_owned(), path("/usr/lib/libcxi.so.1"))].into(),
+        links: [("libmpi.so.12".to_owned(), path("/usr/lib/libmpi.so.12.1"))].into(),
+        cached: vec!["libcxi.so.1".into(), "libmpi.so.12".into()],
+        library_path: Some(path("/run/grus/lib")),
+        extras: vec![extra("/opt/mpi/prov", false), extra("/opt/missing", true)],
+        set: [("FI_PROVIDER_PATH".to_owned(), "/opt/mpi/prov".to_owned())].into(),
+        default: [("FI_PROVIDER".to_owned(), "cxi".to_owned())].into(),
+        check: Some(Check {
+            loader: path("/lib64/ld-linux-x86-64.so.2"),
+            object: path("/usr/bin/app"),
+            expect: [("libmpi.so.12".to_owned(), "/run/grus/lib/libmpi.so.12".to_owned())].into(),
+        }),
+        ..Swap::default()
+    }
+}
+
+fn swapped(options: &'static [&'static str]) -> Case {
+    let mut case = Case::of(options);
+    case.swap = Some(swap());
+    case.tree = Tree::debian()
+        .with(Kind::Directory, &["/usr/lib", "/var", "/var/run"])
+        .with(Kind::Symlink, &["/run -> var/run"])
+        .with(Kind::File, &["/usr/lib/libmpi.so.12.1"]);
+    case
+}
+
+#[test]
+fn a_host_stack_comes_with_binds_links_cache_and_variables() {
+    swapped(&[]).golden("stack");
+    let mut case = swapped(&[]);
+    case.site = "[mpi]\nverify = false\n[mounts]\nsite = ['/opt/mpi']\n";
+    case.golden("stack_of_a_site_that_mounts_it");
+}
+
+#[test]
+fn a_mount_over_what_was_proved_keeps_the_images_mpi_or_is_refused() {
+    swapped(&["mount=/data:/usr/lib"]).golden("stack_covered");
+    for options in
+        [&["container-mpi=host", "mount=/data:/usr/lib"][..], &["container-mpi=cray", "mount=/data:/usr"]]
+    {
+        let mount = options[1].rsplit(':').next().expect("a destination");
+        let refusal = swapped(options).refused();
+        let what = format!(
+            "/usr/lib/libmpi.so.12.1, which host stack 'cray' would replace, lies below the mount {mount}"
+        );
+        assert_eq!(refusal.what, what);
+        assert!(refusal.hint.is_some());
+    }
+    let refusal = swapped(&["container-mpi=host", "mount=/data:/run"]).refused();
+    assert!(refusal.what.starts_with("/run/grus/lib, which host stack"), "{refusal}");
+}
+
+#[test]
+fn a_stack_that_this_node_lacks_is_no_reason_to_run_another() {
+    let mut case = swapped(&[]);
+    case.swap.as_mut().expect("set").over[0].source = path("/opt/mpi/gone.so");
+    let refusal = case.refused();
+    assert_eq!(refusal.what, "host stack 'cray' is incomplete: /opt/mpi/gone.so: No such file or directory");
+    // A stack is told by users, too: what only root reaches stays out of reach.
+    case.swap.as_mut().expect("set").over[0].source = path("/secret");
+    assert!(case.refused().what.ends_with("/secret: Permission denied"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod role;
 mod write;
 
 pub use parse::MAX_STACK;
-pub use role::{role_of, GLIBC_FAMILY};
+pub use role::{is_glibc_loader, role_of, GLIBC_FAMILY};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -24,6 +24,11 @@ pub const GLIBC_FAMILY: &[&str] = &[
     "libpcprofile",
 ];
 
+/// Whether a SONAME is that of glibc's loader.
+pub fn is_glibc_loader(soname: &str) -> bool {
+    soname.starts_with("ld-linux") || soname.starts_with("ld64.so")
+}
+
 const MPI: &[&str] =
     &["libmpi", "libpmpi", "libopen-pal", "libopen-rte", "liboshmem", "libmca_", "libprrte", "libompi"];
 

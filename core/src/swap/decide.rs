@@ -305,7 +305,7 @@ fn finish<'a>(
     closure.outgrown(q.image);
     let glibc = glibc::settle(q.image_name, q.image, &survey.world, stack, q.glibc, &mut closure, reasons)?;
     let mut placed = place(q, stack, extent, &closure, &all.names, glibc)?;
-    let verify = Verify { image_name: q.image_name, stack, survey, placed: &placed, users };
+    let verify = Verify { image_name: q.image_name, facts: q.image, stack, survey, placed: &placed, users };
     placed.swap.check = verify.verify(&closure.libraries)?;
     placed.swap.warnings.extend(all.warnings);
     Ok(placed.swap)

@@ -7,7 +7,7 @@ use super::{Decision, Extent, Swap, Verdict};
 use crate::refusal::printable;
 
 impl Decision {
-    /// For programs: everything but the bytes of the cache.
+    /// For programs.
     pub fn to_json(&self) -> Value {
         let outcome = match &self.result {
             Ok(swap) => json!({ "swap": swap }),
@@ -84,7 +84,7 @@ impl Display for Swap {
         for device in &self.devices {
             writeln!(f, "device    {device}")?;
         }
-        if self.cache.is_some() {
+        if !self.cached.is_empty() {
             writeln!(f, "text      /etc/ld.so.cache")?;
         }
         let library_path = self.library_path.iter().map(|d| ("LD_LIBRARY_PATH".to_owned(), d.to_string()));

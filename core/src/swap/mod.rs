@@ -7,7 +7,8 @@
 //!
 //! `survey` finds the image's MPIs and their users; `judge` compares one with a stack; `closure` collects what
 //! must come along; `glibc` and `place` lay it out; `verify` links every user again, simulated; `decide` goes
-//! through stacks and modes; `launcher` checks `srun --mpi=`.
+//! through stacks and modes; `ruling` is a decision that is kept and sent; `trace` reads what the image's own
+//! loader says on the node; `launcher` checks `srun --mpi=`.
 
 mod closure;
 mod decide;
@@ -18,17 +19,23 @@ mod judge;
 mod launcher;
 mod loader;
 mod place;
+mod ruling;
 mod survey;
+mod trace;
 mod verify;
 
 pub use decide::decide;
 pub use family::provider_family;
 pub use launcher::{check_launcher, Launcher, LauncherNote};
+pub use ruling::{Answer, Ruling, MAX_RULING};
+pub use trace::{judge as judge_trace, ENVIRONMENT as TRACE_ENVIRONMENT};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::elf::ImageFacts;
+use crate::ldcache::Cache;
 use crate::path::AbsPath;
 use crate::refusal::{printable, Refusal};
 use crate::stack::{Pmi, Stack};
@@ -39,9 +46,11 @@ pub const LIBRARY_DIR: &str = "/run/grus/lib";
 pub const HOST_DIR: &str = "/run/grus/host";
 
 /// Whose MPI runs: `--container-mpi`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Mode {
     /// The host's where it is proved to fit; else the image's MPI with the host's fabric; else the image's.
+    #[default]
     Auto,
     /// The host's, or no launch.
     Host,
@@ -66,6 +75,33 @@ impl Mode {
                     .hint("give auto, host, image, fabric or the name of a host stack"))
             }
             name => Mode::Stack(name.to_owned()),
+        })
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl TryFrom<String> for Mode {
+    type Error = Refusal;
+
+    fn try_from(word: String) -> Result<Self, Refusal> {
+        Self::parse(&word)
+    }
+}
+
+/// The word after `--container-mpi=`.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Auto => "auto",
+            Mode::Host => "host",
+            Mode::Image => "image",
+            Mode::Fabric => "fabric",
+            Mode::Stack(name) => name,
         })
     }
 }
@@ -136,6 +172,8 @@ pub struct ExtraBind {
 /// says of it in the container (ld.so(8): LD_TRACE_LOADED_OBJECTS, LD_BIND_NOW, LD_WARN).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
+    /// The image's loader that is asked: the PT_INTERP of its programs.
+    pub loader: AbsPath,
     /// The program, or library where no program uses MPI itself.
     pub object: AbsPath,
     /// By the name it is needed by, the path that the loader finds first.
@@ -144,8 +182,7 @@ pub struct Check {
 
 /// What a launch does for a swap. All paths are the container's unless named a source.
 ///
-/// It depends on the image, the stacks, the site's rules and the mode alone, so it can be kept and used again;
-/// the cache's bytes are kept as a file of their own.
+/// It depends on the image, the stacks, the site's rules and the mode alone, so it can be kept and used again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Swap {
@@ -159,9 +196,10 @@ pub struct Swap {
     pub files: BTreeMap<String, AbsPath>,
     /// Symbolic links in [`LIBRARY_DIR`]: name and absolute target.
     pub links: BTreeMap<String, AbsPath>,
-    /// The new /etc/ld.so.cache; `None`: the image's serves.
-    #[serde(skip)]
-    pub cache: Option<Vec<u8>>,
+    /// Machine of the stack, as `uname -m` has it.
+    pub machine: String,
+    /// Names of [`LIBRARY_DIR`] that /etc/ld.so.cache leads to; none: the image's own serves.
+    pub cached: Vec<String>,
     /// Put before LD_LIBRARY_PATH.
     pub library_path: Option<AbsPath>,
     /// Further files and directories of the stack.
@@ -180,6 +218,14 @@ pub struct Swap {
     pub check: Option<Check>,
     /// What the user should know.
     pub warnings: Vec<String>,
+}
+
+impl Swap {
+    /// The /etc/ld.so.cache of the container, made from the image's own; `None`: that one serves.
+    pub fn cache(&self, image: Option<Cache>) -> Option<Vec<u8>> {
+        let wanted = !self.cached.is_empty();
+        wanted.then(|| place::cache(image.unwrap_or_default(), &self.machine, &self.cached).write())
+    }
 }
 
 /// What happened to one library, and why.
@@ -240,7 +286,8 @@ pub struct Found {
 }
 
 /// The MPI that ranks will run on, as far as launching them goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InUse {
     /// For people.
     pub label: String,

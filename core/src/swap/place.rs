@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, HashMap};
 use super::closure::Closure;
 use super::loader::World;
 use super::{Bind, Extent, ExtraBind, Question, Swap, HOST_DIR, LIBRARY_DIR};
-use crate::elf::ImageFacts;
 use crate::ldcache::{self, Cache, Entry};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -33,7 +32,8 @@ pub(super) fn place<'a>(
 ) -> Result<Placed<'a>, Refusal> {
     let facts = q.image;
     let dir = AbsPath::parse(LIBRARY_DIR)?;
-    let mut swap = Swap { extent, stack: stack.name.clone(), glibc, ..Swap::default() };
+    let mut swap =
+        Swap { extent, stack: stack.name.clone(), machine: stack.machine.clone(), glibc, ..Swap::default() };
     swap.warnings.clone_from(&closure.warnings);
     swap.extras = extras(stack, extent, glibc, q.taken)?;
     let mut placed: HashMap<String, &'a Library> = HashMap::new();
@@ -50,10 +50,12 @@ pub(super) fn place<'a>(
         swap.links.insert((*name).to_owned(), (*path).clone());
         cached.push((*name).to_owned());
     }
-    let cache = cache(facts, stack, cached);
+    cached.sort();
+    cached.dedup();
+    let cache = cache(facts.cache.clone().unwrap_or_default(), &stack.machine, &cached);
     if !(swap.files.is_empty() && swap.links.is_empty()) {
         swap.library_path = Some(dir);
-        swap.cache = Some(cache.write());
+        swap.cached = cached;
     }
     let ucx = closure.libraries.iter().any(|l| l.soname().starts_with("libucs.so"));
     surroundings(stack, extent, ucx, &mut swap);
@@ -109,22 +111,19 @@ fn arrange<'a>(
     cached
 }
 
-/// The image's cache with our names in it.
-fn cache(facts: &ImageFacts, stack: &Stack, mut names: Vec<String>) -> Cache {
-    names.sort();
-    names.dedup();
-    let flags = ldcache::flags(&stack.machine).unwrap_or_default();
-    let entry = |name: String| Entry {
+/// The image's cache with names of [`LIBRARY_DIR`] in it.
+pub(super) fn cache(mut image: Cache, machine: &str, names: &[String]) -> Cache {
+    let flags = ldcache::flags(machine).unwrap_or_default();
+    let entry = |name: &String| Entry {
         path: format!("{LIBRARY_DIR}/{name}"),
-        name,
+        name: name.clone(),
         flags,
         osversion: 0,
         hwcaps: None,
         hwcap: 0,
     };
-    let mut cache = facts.cache.clone().unwrap_or_default();
-    cache.replace(names.into_iter().map(entry).collect());
-    cache
+    image.replace(names.iter().map(entry).collect());
+    image
 }
 
 fn extras(

@@ -10,13 +10,14 @@ use super::loader::{File, Linked};
 use super::place::Placed;
 use super::survey::Survey;
 use super::Check;
-use crate::elf::{is_mpi, Kind};
+use crate::elf::{is_mpi, ImageFacts, Kind, Object};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
-use crate::stack::{Library, Role, Stack};
+use crate::stack::{is_glibc_loader, Library, Role, Stack};
 
 pub(super) struct Verify<'q, 'a> {
     pub image_name: &'q str,
+    pub facts: &'a ImageFacts,
     pub stack: &'a Stack,
     pub survey: &'q Survey<'a>,
     pub placed: &'q Placed<'a>,
@@ -41,9 +42,11 @@ impl<'a> Verify<'_, 'a> {
                 if check.is_none()
                     || (kind == Kind::Program && check.as_ref().is_some_and(|(k, _)| *k != kind))
                 {
-                    let host = after.loaded.iter().filter(|l| l.file.host);
-                    let expect = host.filter_map(|l| Some((l.asked?.to_owned(), l.at.clone()))).collect();
-                    check = Some((kind, Check { object: (*path).clone(), expect }));
+                    if let Some(loader) = self.loader(root.file.object) {
+                        let host = after.loaded.iter().filter(|l| l.file.host);
+                        let expect = host.filter_map(|l| Some((l.asked?.to_owned(), l.at.clone()))).collect();
+                        check = Some((kind, Check { loader, object: (*path).clone(), expect }));
+                    }
                 }
             }
         }
@@ -59,6 +62,17 @@ impl<'a> Verify<'_, 'a> {
             }
         }
         Ok(check.map(|(_, check)| check))
+    }
+
+    /// The loader of a user: the one it asks for; a library is loaded by the image's glibc.
+    fn loader(&self, user: &Object) -> Option<AbsPath> {
+        let of_glibc = |(_, o): &(&AbsPath, &Object)| {
+            o.machine == user.machine && o.soname.as_deref().is_some_and(is_glibc_loader)
+        };
+        match &user.interpreter {
+            Some(asked) => AbsPath::parse(asked).ok(),
+            None => self.facts.objects.iter().find(of_glibc).map(|(path, _)| path.clone()),
+        }
     }
 
     fn refuse(&self, what: String) -> Refusal {

@@ -9,6 +9,7 @@ mod images;
 mod import;
 mod inspect;
 mod launch_options;
+mod libraries;
 mod name;
 mod plan;
 mod prune;

@@ -10,12 +10,13 @@ use grus_core::path::AbsPath;
 use grus_core::plan::{decide, Host, How, Job, Kind, Launch, Opener, Unavailable};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
-use grus_core::refusal::Refusal;
+use grus_core::refusal::{printable, Refusal};
 use grus_core::request::Image;
 use grus_core::site::UserImages;
 use grus_enter::repository::{find, meta_beside};
 
 use super::launch_options::{image_option, LaunchOptions};
+use super::libraries::ruling;
 use crate::context::{working_directory, Context};
 use crate::failure::{reason, Failure};
 use crate::output;
@@ -45,8 +46,6 @@ pub struct Args {
 pub(super) struct Found {
     pub(super) path: AbsPath,
     pub(super) config: ImageConfig,
-    /// The repository it is in; None for a file by path.
-    pub(super) repository: Option<PathBuf>,
     system: bool,
 }
 
@@ -71,6 +70,8 @@ impl Args {
             Image::File(path) => file(path)?,
         };
         let how = how(context, &found)?;
+        let mode = request.mpi.as_ref().unwrap_or(&context.site.mpi.default);
+        let ruling = ruling(context, &found, &printable(&shown(image)), mode)?;
         let tree = Tree::open(found.path.as_path(), found.path.as_str())?;
         let job = Job {
             user: context.user()?,
@@ -85,9 +86,19 @@ impl Args {
             config: &found.config,
             site: &context.site,
             job: &job,
+            swap: ruling.as_ref().map(|ruling| &ruling.swap),
         };
-        let plan = decide(&launch, &tree, &OwnView)?;
+        let mut plan = decide(&launch, &tree, &OwnView)?;
+        plan.warnings.extend(ruling.into_iter().flat_map(|ruling| ruling.swap.warnings));
         output::print(&plan.to_string())
+    }
+}
+
+fn shown(image: &Image) -> String {
+    match image {
+        Image::Reference(reference) => reference.familiar(),
+        Image::File(path) => path.to_string(),
+        Image::None => String::new(),
     }
 }
 
@@ -98,13 +109,7 @@ pub(super) fn in_repository(context: &Context, reference: &Reference) -> Result<
         let Some(found) = find(repository.layout(), reference, &here)? else { continue };
         found.meta.check_platform(&here, &reference.familiar())?;
         let system = context.system_repository()?.is_some_and(|s| s.root() == repository.root());
-        let root = Some(repository.root().to_owned());
-        return Ok(Found {
-            path: absolute(&found.path)?,
-            config: found.meta.config,
-            repository: root,
-            system,
-        });
+        return Ok(Found { path: absolute(&found.path)?, config: found.meta.config, system });
     }
     let place = context.repository()?.root().display().to_string();
     Err(Refusal::user(format!("image {} is not in the repository {place}", reference.familiar()))
@@ -121,7 +126,7 @@ pub(super) fn file(path: &AbsPath) -> Result<Found, Failure> {
     // Any file may bear the metadata's name; what is no metadata is no configuration either.
     let meta = meta_beside(path.as_path()).ok().flatten();
     let config = meta.map(|m| m.config).unwrap_or_default();
-    Ok(Found { path: path.clone(), config, repository: None, system: false })
+    Ok(Found { path: path.clone(), config, system: false })
 }
 
 /// How a node would mount it (D6): by the kernel only what root alone can write, unless the site trusts its users.

@@ -12,7 +12,7 @@ mod walk;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Once;
 
 use grus_core::digest::Digest;
@@ -29,11 +29,6 @@ const STACK: usize = 256 << 20;
 
 /// Name of the reading thread, whose panics are told as what they are: images that cannot be read.
 const THREAD: &str = "inspect";
-
-/// Where the facts of an image are kept.
-pub fn place(layout: &Layout, digest: &Digest) -> PathBuf {
-    layout.image(digest).with_extension("elf.json")
-}
 
 /// Reads the facts of the SquashFS file at `image`; `name` is for messages.
 pub fn read(image: &Path, name: &str) -> Result<ImageFacts, Failure> {
@@ -57,7 +52,7 @@ pub fn guarded<T: Send>(name: &str, work: impl FnOnce() -> Result<T, Failure> + 
 /// The facts of an image in a repository, from the file beside it, else by reading the image. They are kept if
 /// the repository can be written; where it cannot, the next caller reads the image again.
 pub fn known(layout: &Layout, digest: &Digest, name: &str) -> Result<ImageFacts, Failure> {
-    if let Some(facts) = stored(&place(layout, digest)) {
+    if let Some(facts) = stored(&layout.facts(digest)) {
         return Ok(facts);
     }
     let facts = read(&layout.image(digest), name)?;
@@ -68,7 +63,7 @@ pub fn known(layout: &Layout, digest: &Digest, name: &str) -> Result<ImageFacts,
 
 /// Inspects an image of a repository and keeps its facts: what a pull does last.
 pub fn store(layout: &Layout, digest: &Digest) -> Result<(), Failure> {
-    if stored(&place(layout, digest)).is_some() {
+    if stored(&layout.facts(digest)).is_some() {
         return Ok(());
     }
     let facts = read(&layout.image(digest), &digest.to_string())?;
@@ -88,7 +83,7 @@ fn keep(layout: &Layout, digest: &Digest, facts: &ImageFacts) -> Result<(), Fail
     if text.len() > MAX_FACTS {
         return Err(unreadable(&digest.to_string(), "it has more libraries than can be kept").into());
     }
-    let to = place(layout, digest);
+    let to = layout.facts(digest);
     // Whoever may read the image may read its facts: they say nothing else.
     let public = fs::metadata(layout.image(digest))
         .is_ok_and(|m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()) & 0o004 != 0);

@@ -12,7 +12,6 @@ use grus_core::reference::Reference;
 use super::read::entries;
 use super::{partial, temp, Lock, Repository};
 use crate::failure::Failure;
-use crate::inspect;
 
 /// How long a removal waits for a command that makes the same image.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -74,7 +73,7 @@ impl Repository {
             };
         }
         remove(&self.layout.layer_index(digest))?;
-        remove(&inspect::place(&self.layout, digest))?;
+        remove(&self.layout.facts(digest))?;
         remove(&self.layout.meta(digest))?;
         if let Some(hidden) = hidden {
             let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);

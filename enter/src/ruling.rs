@@ -1,0 +1,84 @@
+//! Which ruling about the image's MPI holds on this node (D9): the one that was sent, if this node has the profiles
+//! it was decided by; else a new one, from the facts beside the image.
+
+use std::path::Path;
+
+use grus_core::elf::{ImageFacts, MAX_FACTS};
+use grus_core::image::ImageConfig;
+use grus_core::plan::{exists, Opener, Rootfs};
+use grus_core::repository::Layout;
+use grus_core::swap::{Mode, Question, Ruling};
+use grus_core::Refusal;
+
+use crate::builder::Inputs;
+use crate::credentials::Credentials;
+use crate::failure::Failure;
+use crate::read::{small, Small};
+use crate::site::Profiles;
+
+/// The ruling that holds; `None` where nothing was decided and nothing of the host is wanted. `name` is the image's,
+/// for messages.
+pub(crate) fn ruling(
+    inputs: &Inputs,
+    credentials: &Credentials,
+    tree: &dyn Rootfs,
+    config: &ImageConfig,
+    name: &str,
+) -> Result<Option<Ruling>, Failure> {
+    let sent = inputs.request.ruling.as_deref();
+    let mode = inputs.request.mpi.as_ref().unwrap_or(&inputs.site.mpi.default);
+    if *mode == Mode::Image || sent.is_some_and(|ruling| ruling.profiles.is_none()) {
+        return Ok(sent.cloned());
+    }
+    let profiles = match &inputs.stacks {
+        Some(dir) => Profiles::load(dir)?,
+        None => Profiles::of(vec![]),
+    };
+    if let Some(ruling) = sent.filter(|ruling| ruling.holds(profiles.digest())) {
+        return Ok(Some(ruling.clone()));
+    }
+    if profiles.is_empty() && *mode == Mode::Auto {
+        return Ok(None);
+    }
+    let Some(facts) = facts(inputs.image.as_path(), credentials)? else {
+        return unknown(mode, &profiles, name).map(Some).map_err(Failure::from);
+    };
+    let stacks = profiles.parse()?;
+    let question = Question {
+        image: &facts,
+        library_path: &config.library_path(),
+        image_name: name,
+        stacks: &stacks,
+        mode,
+        glibc: inputs.site.mpi.glibc,
+        taken: &|path| exists(tree, path),
+    };
+    Ok(Some(Ruling::decide(&question, profiles.digest().clone())?))
+}
+
+/// The facts beside the image, read as the user; those of another version or of nobody count as none.
+fn facts(image: &Path, credentials: &Credentials) -> Result<Option<ImageFacts>, Failure> {
+    use crate::call::During;
+    use crate::failure::Phase;
+    let path = Layout::facts_beside(image);
+    credentials.switch(Opener::User).during(Phase::Credentials)?;
+    let read = small(&path, MAX_FACTS);
+    credentials.switch(Opener::Site).during(Phase::Credentials)?;
+    match read {
+        Ok(Small::Bytes(text)) => Ok(ImageFacts::parse(&text, &path.to_string_lossy()).ok()),
+        _ => Ok(None),
+    }
+}
+
+/// Without facts nothing can be proved.
+fn unknown(mode: &Mode, profiles: &Profiles, name: &str) -> Result<Ruling, Refusal> {
+    let why = format!(
+        "image {name}: its libraries were not inspected, so no host stack of this node can be proved to fit"
+    );
+    match mode {
+        Mode::Auto => Ok(Ruling::unknown(profiles.digest().clone(), format!("the image's own MPI runs: {why}"))),
+        _ => Err(Refusal::user(why).hint(
+            "this node's host stacks differ from those of the submitting host; 'grus pull' or 'grus import' the image",
+        )),
+    }
+}

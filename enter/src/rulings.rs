@@ -1,0 +1,114 @@
+//! Rulings kept in a user's repository (docs/adr/0008): found again by a key of everything they depend on.
+//!
+//! Writing is the helper's. One that cannot be read is none: it is only a decision that need not be made again.
+
+use std::os::unix::fs::MetadataExt;
+
+use grus_core::digest::Digest;
+use grus_core::path::AbsPath;
+use grus_core::repository::Layout;
+use grus_core::swap::{GlibcRule, Mode, Ruling, MAX_RULING};
+use sha2::Digest as _;
+
+use crate::read::{small, Small};
+use crate::site::Profiles;
+
+/// What a ruling depends on besides the rules themselves.
+#[derive(Debug)]
+pub struct Basis<'a> {
+    /// The image file.
+    pub image: &'a AbsPath,
+    /// Its digest where it has one.
+    pub digest: Option<&'a Digest>,
+    /// What was asked for.
+    pub mode: &'a Mode,
+    /// The site's rule for glibc.
+    pub glibc: GlibcRule,
+    /// The host's profiles.
+    pub profiles: &'a Digest,
+}
+
+impl Basis<'_> {
+    /// Whether there is anything to rule on. The libraries of a file that was not pulled are not known, and reading
+    /// them takes time: without need nobody does.
+    pub fn matters(&self, profiles: &Profiles) -> bool {
+        let indifferent = *self.mode == Mode::Image || *self.mode == Mode::Auto && profiles.is_empty();
+        self.digest.is_some() || !indifferent
+    }
+
+    /// The key; `None` if the image file cannot be looked at.
+    ///
+    /// A file without a digest is known by what stat(2) tells of it, as make(1) does it.
+    pub fn key(&self) -> Option<Digest> {
+        let image = match self.digest {
+            Some(digest) => digest.to_string(),
+            None => {
+                let meta = std::fs::metadata(self.image.as_path()).ok()?;
+                let (device, inode, size) = (meta.dev(), meta.ino(), meta.size());
+                let (changed, nanoseconds) = (meta.ctime(), meta.ctime_nsec());
+                format!("{}\0{device}:{inode}:{size}:{changed}:{nanoseconds}", self.image)
+            }
+        };
+        let glibc = match self.glibc {
+            GlibcRule::Never => "never",
+            GlibcRule::Auto => "auto",
+        };
+        let rules = env!("CARGO_PKG_VERSION");
+        let text = [rules, &image, &self.mode.to_string(), glibc, self.profiles.hex()].join("\0");
+        Some(Digest::from_bytes(&sha2::Sha256::digest(text).into()))
+    }
+}
+
+/// The ruling with this key, if the repository has a sound one.
+pub fn find(layout: &Layout, key: &Digest) -> Option<Ruling> {
+    match small(&layout.ruling(key), MAX_RULING) {
+        Ok(Small::Bytes(text)) => Ruling::parse(&text).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(image: &str, digest: Option<u8>, mode: Mode, profiles: u8) -> Option<Digest> {
+        let (image, digest) =
+            (AbsPath::parse(image).expect("static"), digest.map(|n| Digest::from_bytes(&[n; 32])));
+        let profiles = Digest::from_bytes(&[profiles; 32]);
+        Basis {
+            image: &image,
+            digest: digest.as_ref(),
+            mode: &mode,
+            glibc: GlibcRule::Never,
+            profiles: &profiles,
+        }
+        .key()
+    }
+
+    #[test]
+    fn everything_that_matters_is_in_the_key_and_nothing_else() {
+        let one = key("/a", Some(1), Mode::Auto, 1).expect("a key");
+        assert_eq!(key("/b", Some(1), Mode::Auto, 1), Some(one.clone()), "the digest is the image");
+        for other in [
+            key("/a", Some(2), Mode::Auto, 1),
+            key("/a", Some(1), Mode::Host, 1),
+            key("/a", Some(1), Mode::Stack("x".into()), 1),
+            key("/a", Some(1), Mode::Auto, 2),
+        ] {
+            assert_ne!(other.expect("a key"), one);
+        }
+        assert_eq!(key("/nonexistent/image", None, Mode::Auto, 1), None);
+    }
+
+    #[test]
+    fn a_file_that_changes_is_another_image() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image.squashfs");
+        let text = path.to_string_lossy().into_owned();
+        std::fs::write(&path, "1").expect("write");
+        let before = key(&text, None, Mode::Auto, 1).expect("a key");
+        assert_eq!(key(&text, None, Mode::Auto, 1).expect("a key"), before);
+        std::fs::write(&path, "22").expect("write");
+        assert_ne!(key(&text, None, Mode::Auto, 1).expect("a key"), before);
+    }
+}

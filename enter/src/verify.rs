@@ -1,0 +1,133 @@
+//! The last proof before tasks start (D9): the image's own loader, as the user and inside the container, must find
+//! what was proved.
+//!
+//! The loader is a stranger's program. It runs as the first process of a PID namespace, so that nothing it starts
+//! outlives it, with bounded time, memory and output, without privilege and with no descriptor but its output.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use grus_core::plan::LaunchPlan;
+use grus_core::refusal::printable;
+use grus_core::swap::{judge_trace, Check, TRACE_ENVIRONMENT};
+use grus_core::Refusal;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::process::{kill_process, Signal};
+
+use crate::builder::Inputs;
+use crate::call::{open_own, Broken, During};
+use crate::failure::{Failed, Failure, Phase};
+use crate::sys::{spawn_confined, wait, Limit, Program};
+
+/// How long the loader may take. A cold file system behind the image is the slow part.
+const TIME: Duration = Duration::from_secs(20);
+
+/// How much of what it says is read, in bytes.
+const MAX_OUTPUT: usize = 1 << 20;
+
+/// Processor seconds, address space, no core file; ld.so itself is one process.
+const LIMITS: &[(Limit, u64)] = &[(Limit::Cpu, 10), (Limit::Memory, 16 << 30), (Limit::Core, 0)];
+
+/// Does what the plan wants to be verified. Runs on a thread that is in the container's namespace.
+pub(crate) fn verify(plan: &LaunchPlan, inputs: &Inputs) -> Result<(), Failure> {
+    let (Some(check), Some(stack)) = (&plan.check, &plan.stack) else { return Ok(()) };
+    let output = trace(check, plan, inputs)?;
+    judge_trace(check, &output).map_err(|why| {
+        let what = format!("host stack '{}' in this image, {}: {why}", printable(stack), check.object);
+        Refusal::image(what)
+            .hint("--container-mpi=image runs the image's own MPI; please report it with what 'grus explain' says")
+            .into()
+    })
+}
+
+/// What the loader says.
+fn trace(check: &Check, plan: &LaunchPlan, inputs: &Inputs) -> Result<String, Failure> {
+    let loader = cstring(check.loader.as_str());
+    let arguments = [loader.clone(), cstring(check.object.as_str())];
+    let environment = environment(plan, &inputs.job.environment);
+    let (output, end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+        .map_err(|e| Broken::new("pipe2", e).during(Phase::Verify))?;
+    // Of the container, which binds the host's.
+    let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Verify)?;
+    let program = Program {
+        path: &loader,
+        arguments: &arguments,
+        environment: &environment,
+        descriptors: &[null.as_fd(), end.as_fd(), end.as_fd()],
+        limits: LIMITS,
+        uid: inputs.uid,
+        gid: inputs.gid,
+        gids: &inputs.gids,
+    };
+    let pid = spawn_confined(&program).during(Phase::Verify)?;
+    drop(end);
+    let said = read(output, Instant::now() + TIME);
+    // At the end of its output it is ending; else it has had its time.
+    if said.is_err() {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    wait(pid);
+    match said {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(why) => Err(Failure::Failed(Failed {
+            phase: Phase::Verify,
+            call: format!("{} {}: {why}", check.loader, check.object),
+            errno: None,
+            advice: Some(
+                "the image's file system may be slow; mpi.verify = false in grus.toml leaves this out".into(),
+            ),
+        })),
+    }
+}
+
+/// The loader's variables as a task would have them, and those that make it tell.
+fn environment(plan: &LaunchPlan, job: &BTreeMap<String, String>) -> Vec<CString> {
+    let edits = &plan.environment;
+    let kept = job.iter().filter(|(name, _)| !edits.unset.contains(*name) && !edits.set.contains_key(*name));
+    let loaders = kept.chain(&edits.set).filter(|(name, _)| name.starts_with("LD_"));
+    let told = TRACE_ENVIRONMENT.iter();
+    loaders
+        .filter(|(name, _)| told.clone().all(|(ours, _)| ours != name))
+        .map(|(name, value)| cstring(&format!("{name}={value}")))
+        .chain(told.clone().map(|(name, value)| cstring(&format!("{name}={value}"))))
+        .collect()
+}
+
+/// Everything until the other end is closed; an error where that takes too long or is too much.
+fn read(output: OwnedFd, end: Instant) -> Result<Vec<u8>, String> {
+    let mut file = std::fs::File::from(output);
+    let mut bytes = vec![];
+    let mut part = [0; 16 << 10];
+    loop {
+        match file.read(&mut part) {
+            Ok(0) => return Ok(bytes),
+            Ok(more) if bytes.len() + more > MAX_OUTPUT => return Err("it says more than 1 MiB".into()),
+            Ok(more) => bytes.extend_from_slice(&part[..more]),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(format!("it does not end within {} s", TIME.as_secs()));
+                }
+                let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+                match poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&wait)) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(e) => return Err(format!("poll: {e}")),
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+/// Paths and variables of a plan have no NUL; one that had would be cut there.
+fn cstring(text: &str) -> CString {
+    let text: String = text.chars().take_while(|c| *c != '\0').collect();
+    CString::new(text).unwrap_or_default()
+}

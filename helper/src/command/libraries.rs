@@ -1,0 +1,171 @@
+//! What `explain`, `plan` and a launch share: an image's libraries and the host's stacks, looked at, and the ruling
+//! upon them.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use grus_core::digest::Digest;
+use grus_core::elf::ImageFacts;
+use grus_core::plan::exists;
+use grus_core::refusal::{printable, Refusal};
+use grus_core::repository::Layout;
+use grus_core::stack::{Stack, MAX_STACK};
+use grus_core::swap::{Mode, Question, Ruling};
+use grus_enter::rulings::{find, Basis};
+use grus_enter::site::Profiles;
+
+use super::plan::Found;
+use crate::context::Context;
+use crate::failure::{reason, Failure};
+use crate::inspect;
+use crate::output;
+use crate::repository::TempFile;
+use crate::tree::Tree;
+
+/// An image, looked at.
+pub(super) struct Looked {
+    name: String,
+    facts: ImageFacts,
+    library_path: Vec<String>,
+    tree: Tree,
+}
+
+impl Looked {
+    /// Looks at an image: its facts as they are kept, else read now; `name` is for messages.
+    pub fn at(found: &Found, name: &str) -> Result<Self, Failure> {
+        let path = found.path.as_path();
+        let facts = match in_repository(path) {
+            Some((layout, digest)) => inspect::known(&layout, &digest, name)?,
+            None => inspect::read(path, name)?,
+        };
+        let tree = inspect::guarded(name, || Tree::open(path, found.path.as_str()))?;
+        Ok(Self { name: name.to_owned(), facts, library_path: found.config.library_path(), tree })
+    }
+
+    /// Asks about it.
+    pub fn ask<T>(
+        &self,
+        context: &Context,
+        stacks: &[Stack],
+        mode: &Mode,
+        ask: impl FnOnce(&Question) -> T,
+    ) -> T {
+        ask(&Question {
+            image: &self.facts,
+            library_path: &self.library_path,
+            image_name: &self.name,
+            stacks,
+            mode,
+            glibc: context.site.mpi.glibc,
+            taken: &|path| exists(&self.tree, path),
+        })
+    }
+}
+
+/// The ruling on an image's MPI, as a launch finds or makes it; a new one is kept in the user's repository. `None`
+/// where there is nothing to rule on.
+pub(super) fn ruling(
+    context: &Context,
+    found: &Found,
+    name: &str,
+    mode: &Mode,
+) -> Result<Option<Ruling>, Failure> {
+    let digest = in_repository(found.path.as_path()).map(|(_, digest)| digest);
+    let profiles = match mode {
+        Mode::Image => Profiles::of(vec![]),
+        _ => profiles(&context.stacks_dir())?,
+    };
+    let basis = Basis {
+        image: &found.path,
+        digest: digest.as_ref(),
+        mode,
+        glibc: context.site.mpi.glibc,
+        profiles: profiles.digest(),
+    };
+    if !basis.matters(&profiles) {
+        return Ok(None);
+    }
+    let place = context.repository().ok().zip(basis.key());
+    if let Some(kept) = place.as_ref().and_then(|(repository, key)| find(repository.layout(), key)) {
+        return Ok(Some(kept));
+    }
+    if digest.is_none() {
+        output::note(&format!("grus: reading the libraries of {name}, once"));
+    }
+    let ruling = decide(context, found, name, mode, &profiles)?;
+    if let Some((repository, key)) = place {
+        // It only spares the next launch the decision; a repository that cannot be written is told elsewhere.
+        let _ = keep(repository.layout(), &key, &ruling);
+    }
+    Ok(Some(ruling))
+}
+
+/// An image that cannot be looked at keeps its own MPI, unless somebody asks for another.
+fn decide(
+    context: &Context,
+    found: &Found,
+    name: &str,
+    mode: &Mode,
+    profiles: &Profiles,
+) -> Result<Ruling, Failure> {
+    let stacks = profiles.parse()?;
+    match Looked::at(found, name) {
+        Ok(looked) => {
+            let digest = profiles.digest().clone();
+            Ok(looked.ask(context, &stacks, mode, |question| Ruling::decide(question, digest))?)
+        }
+        Err(Failure::Refusal(why)) if matches!(mode, Mode::Auto | Mode::Image) => {
+            Ok(Ruling::unknown(profiles.digest().clone(), format!("the image's own MPI runs: {why}")))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn keep(layout: &Layout, key: &Digest, ruling: &Ruling) -> Result<(), Failure> {
+    let to = layout.ruling(key);
+    std::fs::create_dir_all(layout.rulings()).map_err(|e| Failure::io("create", &layout.rulings(), &e))?;
+    let file = TempFile::create(&layout.tmp(), false)?;
+    file.file().write_all(ruling.to_json().as_bytes()).map_err(|e| Failure::io("write", file.path(), &e))?;
+    let moved = file.publish(&to, |from, to| std::fs::rename(from, to).map(|()| true));
+    moved.map(|_| ()).map_err(|e| Failure::io("create", &to, &e))
+}
+
+/// The repository and digest of a file that lies where an image of a repository does.
+fn in_repository(image: &Path) -> Option<(Layout, Digest)> {
+    let digest = Digest::parse(&format!("sha256:{}", image.file_stem()?.to_str()?)).ok()?;
+    let layout = Layout::new(image.ancestors().nth(3)?);
+    (layout.image(&digest) == image).then_some((layout, digest))
+}
+
+/// The site's profiles, in the order of their names.
+pub(super) fn profiles(dir: &Path) -> Result<Profiles, Failure> {
+    let listed = match std::fs::read_dir(dir) {
+        Ok(listed) => listed,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Profiles::of(vec![])),
+        Err(e) => return Err(unreadable(dir, &e)),
+    };
+    let mut files: Vec<PathBuf> = listed.flatten().map(|e| e.path()).collect();
+    let hidden = |f: &Path| f.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+    files.retain(|f| f.extension().is_some_and(|e| e == "toml") && !hidden(f));
+    files.sort();
+    let read = |file: PathBuf| profile(&file).map(|text| (file, text));
+    Ok(Profiles::of(files.into_iter().map(read).collect::<Result<_, _>>()?))
+}
+
+/// The text of one profile.
+pub(super) fn profile(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|f| f.take(MAX_STACK as u64 + 1).read_to_string(&mut text));
+    read.map(|_| text).map_err(|e| unreadable(path, &e))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Refusal::site(format!(
+        "cannot read the host profile {}: {}",
+        printable(&path.display().to_string()),
+        reason(error)
+    ))
+    .hint("'grus host scan' writes profiles; they must be readable by everyone")
+    .into()
+}

@@ -1,0 +1,114 @@
+//! The host's MPI in the container: the ruling at submission (docs/adr/0008), and on the node the check that
+//! `srun --mpi=` speaks to the MPI in use.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use grus_core::request::{Image, Request};
+use grus_core::site::Site;
+use grus_core::swap::{check_launcher, Launcher, Mode, Ruling};
+use grus_core::Refusal;
+use grus_enter::rulings::{find, Basis};
+use grus_enter::site::Profiles;
+use grus_enter::Container;
+use slurm_spank::SpankHandle;
+
+use crate::image;
+use crate::program::Program;
+use crate::say;
+
+/// Slurm's word for how a step's tasks are launched; not set for `--mpi=none` (srun(1)).
+const MPI_TYPE: &str = "SLURM_MPI_TYPE";
+
+/// What was asked for, or the site's choice.
+pub fn mode<'a>(request: &'a Request, site: &'a Site) -> &'a Mode {
+    request.mpi.as_ref().unwrap_or(&site.mpi.default)
+}
+
+/// Rules on the MPI of the image that a request resolved to. Its warnings are told here, once for the job; nodes do
+/// not repeat them. `None`: there is nothing to rule on, or the nodes decide.
+pub fn rule(
+    request: &Request,
+    site: &Site,
+    stacks: &Path,
+    grus: &Program,
+) -> Result<Option<Box<Ruling>>, Refusal> {
+    let Some(resolved) = &request.resolved else { return Ok(None) };
+    let mode = mode(request, site);
+    let profiles = match mode {
+        Mode::Image => Profiles::of(vec![]),
+        _ => Profiles::load(stacks)?,
+    };
+    let basis = Basis {
+        image: &resolved.path,
+        digest: resolved.digest.as_ref(),
+        mode,
+        glibc: site.mpi.glibc,
+        profiles: profiles.digest(),
+    };
+    if !basis.matters(&profiles) {
+        return Ok(None);
+    }
+    let kept = match (image::repositories(site)?.first(), basis.key()) {
+        (Some(repository), Some(key)) => find(repository, &key),
+        _ => None,
+    };
+    let ruling = match kept {
+        Some(ruling) => Ok(ruling),
+        None => grus.rule(&resolved.path, &shown(request), mode),
+    };
+    match ruling {
+        Ok(mut ruling) => {
+            ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
+            Ok(Some(Box::new(ruling)))
+        }
+        Err(refusal) if *mode == Mode::Auto => {
+            say::note(&format!("the image's own MPI runs: {refusal}"));
+            Ok(None)
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// The image's name, for messages.
+pub fn shown(request: &Request) -> String {
+    match &request.image {
+        Some(Image::Reference(reference)) => reference.familiar(),
+        Some(Image::File(path)) => path.to_string(),
+        None | Some(Image::None) => "no container".into(),
+    }
+}
+
+/// On a node, with the container built: whether the step is launched so that its MPI can work. What the user
+/// should know is told by the step's first node.
+pub fn check(container: &Container, mode: &Mode, spank: &SpankHandle) -> Result<(), Refusal> {
+    let environment = spank.job_env_os().unwrap_or_default();
+    let launcher = Launcher {
+        mpi_type: environment.iter().find_map(|variable| value(variable, MPI_TYPE)),
+        tasks: spank.job_total_task_count().unwrap_or(1),
+        mode,
+    };
+    let note = check_launcher(&launcher, container.mpi_in_use())?;
+    if spank.job_nodeid().unwrap_or_default() == 0 {
+        let decided = container.ruling.iter().flat_map(|ruling| &ruling.swap.warnings);
+        let warnings = decided.chain(&container.plan.warnings).cloned();
+        warnings.chain(note.map(|note| note.0)).for_each(|text| say::warning(&text));
+    }
+    Ok(())
+}
+
+fn value<'v>(variable: &'v OsStr, name: &str) -> Option<&'v str> {
+    variable.to_str()?.strip_prefix(name)?.strip_prefix('=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_found_by_their_whole_name() {
+        assert_eq!(value("SLURM_MPI_TYPE=pmix_v4".as_ref(), MPI_TYPE), Some("pmix_v4"));
+        assert_eq!(value("SLURM_MPI_TYPES=x".as_ref(), MPI_TYPE), None);
+        assert_eq!(value("SLURM_MPI_TYPE".as_ref(), MPI_TYPE), None);
+    }
+}
