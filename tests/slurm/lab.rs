@@ -91,6 +91,13 @@ impl Lab {
         body()
     }
 
+    /// Runs `body` with these MPI stacks of the host; without, the site has none.
+    pub fn with_stacks<T>(&self, names: &[&str], body: impl FnOnce() -> T) -> T {
+        let _restore = Restore { lab: self };
+        self.use_stacks(names).expect("the stacks can be installed");
+        body()
+    }
+
     /// Runs `body` under another plugstack.conf; `PLUGIN` and `SITE` in it stand for the lab's paths.
     pub fn with_plugstack<T>(&self, text: &str, body: impl FnOnce() -> T) -> T {
         let _restore = Restore { lab: self };
@@ -107,6 +114,7 @@ struct Restore<'a> {
 impl Drop for Restore<'_> {
     fn drop(&mut self) {
         let written = self.lab.write_site("").and_then(|()| self.lab.write_plugstack(REQUIRED));
+        let written = written.and_then(|()| self.lab.use_stacks(&[]));
         if let Err(error) = written {
             eprintln!("the lab's configuration could not be put back: {error:#}");
         }

@@ -15,6 +15,7 @@ mod mounts;
 mod mpi;
 mod plugin;
 mod pull;
+mod swap;
 mod tasks;
 mod torture;
 
@@ -48,6 +49,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
     ("mpi", mpi::TESTS),
+    ("swap", swap::TESTS),
     ("torture", torture::TESTS),
     ("failures", failures::TESTS),
     ("leaks", leaks::TESTS),

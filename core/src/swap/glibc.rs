@@ -10,6 +10,18 @@ use crate::elf::{glibc_version, ImageFacts, Libc};
 use crate::refusal::Refusal;
 use crate::stack::{role_of, Library, Role, Stack};
 
+/// For debuggers and profilers alone: many hosts have not installed them, and no program is linked to one. And
+/// modules that libc itself has from 2.34 on.
+const DISPENSABLE: &[&str] = &[
+    "libthread_db",
+    "libmemusage",
+    "libpcprofile",
+    "libc_malloc_debug",
+    "libSegFault",
+    "libnss_files",
+    "libnss_dns",
+];
+
 /// Checks every node that `closure` needs of glibc. True: the whole family was added to `closure`.
 pub(super) fn settle<'a>(
     image_name: &str,
@@ -82,12 +94,15 @@ fn whole(
         }
         match family.iter().find(|l| l.soname() == name) {
             Some(host) => {
-                if let Some(node) = object.provides.iter().find(|n| !host.object.provides.contains(n)) {
+                // The private node is the pieces' affair among themselves, and all of them change.
+                let mut public = object.provides.iter().filter(|n| *n != "GLIBC_PRIVATE");
+                if let Some(node) = public.find(|n| !host.object.provides.contains(n)) {
                     return Err(format!("the image's {name} has {node}, the host's does not"));
                 }
             }
-            // An NSS module or a debugging aid that the host lacks fails where it is opened; it is told.
-            None if name.starts_with("libnss_") || name.starts_with("libthread_db") => {
+            None if DISPENSABLE.iter().any(|part| name.starts_with(part)) => {}
+            // An NSS module that the host lacks fails where it is opened; it is told.
+            None if name.starts_with("libnss_") => {
                 closure.warnings.push(format!("{path} does not work with the host's glibc"));
             }
             None => return Err(format!("the host has no {name}")),

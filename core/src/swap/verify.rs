@@ -43,7 +43,10 @@ impl<'a> Verify<'_, 'a> {
                     || (kind == Kind::Program && check.as_ref().is_some_and(|(k, _)| *k != kind))
                 {
                     if let Some(loader) = self.loader(root.file.object) {
-                        let host = after.loaded.iter().filter(|l| l.file.host);
+                        // The loader does not list itself as found.
+                        let itself = |n: &str| n.starts_with("ld-") || n.starts_with("ld64.");
+                        let host =
+                            after.loaded.iter().filter(|l| l.file.host && !l.asked.is_some_and(itself));
                         let expect = host.filter_map(|l| Some((l.asked?.to_owned(), l.at.clone()))).collect();
                         check = Some((kind, Check { loader, object: (*path).clone(), expect }));
                     }
