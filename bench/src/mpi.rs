@@ -90,8 +90,10 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// Both nodes for the whole run.
 fn allocate(cluster: &Cluster) -> Result<String> {
-    let salloc =
-        cluster.user("salloc").args(["--no-shell", "--nodes=2", "--quiet", "--job-name=bench"]).run();
+    let salloc = cluster
+        .user("salloc")
+        .args(["--no-shell", "--nodes=2", "--exclusive", "--quiet", "--job-name=bench"])
+        .run();
     ensure!(salloc.status.success(), "{salloc}");
     let jobs = cluster.user("squeue").args(["--noheader", "--name=bench", "--format=%i"]).run();
     Ok(jobs.stdout.trim().to_owned())

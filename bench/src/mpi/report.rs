@@ -19,8 +19,11 @@ pub struct Measured {
     figures: BTreeMap<(usize, Way), Vec<Figures>>,
 }
 
+/// Takes one of the figures.
+type Of = fn(&Figures) -> f64;
+
 /// What is measured: its name, and where it is in the figures.
-const KINDS: [(&str, fn(&Figures) -> f64); 3] =
+const KINDS: [(&str, Of); 3] =
     [("latency_us", |f| f.latency), ("bandwidth_mb_s", |f| f.bandwidth), ("allreduce_us", |f| f.allreduce)];
 
 impl Measured {
@@ -34,13 +37,13 @@ impl Measured {
         self.figures.entry((nodes, way)).or_default().push(figures);
     }
 
-    fn samples(&self, nodes: usize, way: Way, of: fn(&Figures) -> f64) -> Samples {
+    fn samples(&self, nodes: usize, way: Way, of: Of) -> Samples {
         let figures = self.figures.get(&(nodes, way));
         Samples(figures.into_iter().flatten().map(of).collect())
     }
 
     /// Of runs of the same round: this way over the native one.
-    fn over_native(&self, nodes: usize, way: Way, of: fn(&Figures) -> f64) -> Samples {
+    fn over_native(&self, nodes: usize, way: Way, of: Of) -> Samples {
         let (ours, native) = (self.samples(nodes, way, of), self.samples(nodes, Way::Native, of));
         Samples(ours.0.iter().zip(&native.0).map(|(a, b)| a / b).collect())
     }
@@ -60,7 +63,7 @@ impl Measured {
                 "p90": rounded(s.quantile(0.9), digits),
             })
         };
-        let kind = |nodes, (name, of): (&str, fn(&Figures) -> f64)| {
+        let kind = |nodes, (name, of): (&str, Of)| {
             let mut ways: serde_json::Map<String, Value> = Way::ALL
                 .iter()
                 .map(|way| (way.label().to_owned(), spread(&self.samples(nodes, *way, of), 3)))
@@ -104,7 +107,7 @@ impl fmt::Display for Measured {
 
 /// Latency and bandwidth of swapped over native: the medians over all stacks, numbers of nodes and rounds.
 pub fn overall(measured: &[Measured]) -> (f64, f64) {
-    let all = |of: fn(&Figures) -> f64| {
+    let all = |of: Of| {
         let each = measured.iter().flat_map(|m| [1, 2].map(|nodes| m.over_native(nodes, Way::Swapped, of)));
         rounded(Samples(each.flat_map(|s| s.0).collect()).median(), 4)
     };

