@@ -53,6 +53,19 @@ impl Failure {
         Self::System { what: format!("cannot {what} {at}: {}", reason(error)), hint }
     }
 
+    /// Reading `name` failed: the disk, the network, or bytes that are not what a digest says.
+    pub fn read(name: &str, error: &io::Error) -> Self {
+        match RegistryError::from_io(error) {
+            Some(error) => error.clone().into(),
+            None if error.kind() == io::ErrorKind::InvalidData => {
+                Refusal::image(format!("{name} is damaged: {}", reason(error)))
+                    .hint("make or copy it again")
+                    .into()
+            }
+            None => Self::System { what: format!("cannot read {name}: {}", reason(error)), hint: None },
+        }
+    }
+
     /// The exit code, as grus(1) lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -72,7 +85,7 @@ impl Failure {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Refusal(refusal) => refusal.hint.as_deref(),
-            Self::Registry(error) => error.hint.as_deref(),
+            Self::Registry(error) => error.way_out(),
             Self::System { hint, .. } => hint.as_deref(),
             Self::Pipe | Self::Cancelled => None,
         }

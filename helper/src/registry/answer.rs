@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
-use super::endpoint::host_of;
+use super::endpoint::{host_of, shown};
 use super::error::{Kind, RegistryError};
 use super::retry::{Again, Failure};
 use super::transport::Call;
@@ -134,11 +134,14 @@ pub fn refused(
     account: bool,
     foreign: bool,
 ) -> Failure {
+    let again = wait.map_or(Again::Yes, Again::After);
+    if call.endpoint.file.is_some() {
+        return no_file(url, status, again);
+    }
     let host = host_of(url);
     let registry = &call.endpoint.registry;
     let thing = format!("{registry}/{}", call.endpoint.repository);
     let said = if words.is_empty() { String::new() } else { format!(": {words}") };
-    let again = wait.map_or(Again::Yes, Again::After);
     match status.as_u16() {
         401 | 403 if foreign => RegistryError::new(
             Kind::Refused,
@@ -168,6 +171,27 @@ pub fn refused(
             again,
         },
         _ => RegistryError::new(Kind::Refused, format!("{host} answered {status} for {thing}{said}")).into(),
+    }
+}
+
+/// The same for a file of a web server.
+fn no_file(url: &Url, status: StatusCode, again: Again) -> Failure {
+    let (host, file) = (host_of(url), shown(url));
+    match status.as_u16() {
+        401 | 403 => RegistryError::new(Kind::Auth, format!("{host} answered {status} for {file}"))
+            .hint("no account is sent to web servers: ask for a signed address, or for a new one if it has expired")
+            .into(),
+        404 | 410 => RegistryError::new(Kind::NotFound, format!("{host} has no {file}"))
+            .hint("check the address")
+            .into(),
+        408 | 429 | 500 | 502 | 503 | 504 => Failure {
+            error: RegistryError::new(Kind::Unavailable, format!("{host} answered {status} for {file}"))
+                .hint("the server is in trouble or limits the rate of requests; try again later"),
+            again,
+        },
+        _ => RegistryError::new(Kind::Refused, format!("{host} answered {status} for {file}"))
+            .hint("check the address in a browser or with curl")
+            .into(),
     }
 }
 

@@ -14,6 +14,7 @@ fn window(sizes: &[u64], budget: u64) -> Window {
         digest: digest_of(&content(n, *size)),
         size: *size,
         media_type: String::new(),
+        kind: Blob::Layer,
     };
     let layers: Vec<Layer> = sizes.iter().enumerate().map(layer).collect();
     Window::new(&layers, &[], budget, SEGMENT)
@@ -182,7 +183,12 @@ fn an_empty_layer_is_complete_from_the_start() {
 
 #[test]
 fn a_layer_whose_beginning_is_held_is_fetched_from_there() {
-    let layer = |size| Layer { digest: digest_of(b"judged by the reader"), size, media_type: String::new() };
+    let layer = |size| Layer {
+        digest: digest_of(b"judged by the reader"),
+        size,
+        media_type: String::new(),
+        kind: Blob::Layer,
+    };
     let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, SEGMENT);
     let (below, top) = (window.open(0), window.open(1));
     assert_eq!(window.take(1, top), Ok(Taken::End));

@@ -12,5 +12,9 @@ mod plan;
 mod pull;
 mod repository;
 mod scan;
+#[allow(dead_code)] // other tests use the rest
+#[path = "../registry/server.rs"]
+mod server;
 mod support;
 mod tidy;
+mod web;
