@@ -17,4 +17,6 @@ mod scan;
 mod server;
 mod support;
 mod tidy;
+#[allow(dead_code)] // other tests use the rest
+mod tmpfs;
 mod web;
