@@ -23,7 +23,7 @@ use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::{self, Place};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
-use crate::{abi, say, settings};
+use crate::{abi, image, say, settings};
 
 /// A step's state on this node.
 #[derive(Debug, Default)]
@@ -310,7 +310,8 @@ fn inputs(request: Request, site: Arc<Site>, place: &Place, spank: &SpankHandle)
     };
     let platform = Platform::here();
     let node = Some(place.node.clone());
-    Ok(Inputs { request, site, job, image: resolved.path, uid, gid, gids, platform, node, limit: TIME_LIMIT })
+    let image = image::on_node(&request, resolved.path, &platform)?;
+    Ok(Inputs { request, site, job, image, uid, gid, gids, platform, node, limit: TIME_LIMIT })
 }
 
 /// The job's directory: Slurm has changed to it, or to a substitute where it is missing.
