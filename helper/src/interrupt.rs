@@ -1,5 +1,5 @@
-//! Owns Ctrl-C: whatever was being written is removed and the process ends, at any moment. Only an unfinished
-//! image that the next pull can take up stays.
+//! Owns Ctrl-C: whatever was being written is removed and the process ends, at any moment. Only what the next run can
+//! take up stays: an unfinished image, the layers of a slow pull.
 //!
 //! A temporary file is known here from before it is made until it is published or removed. The list is locked
 //! while a file is published, so a signal finds each file either still temporary or wholly in place.
@@ -38,8 +38,10 @@ impl Files {
 
 static TEMPORARY: Mutex<Files> = Mutex::new(Files(BTreeMap::new()));
 
-/// Takes moving lines off the terminal.
-static SCREEN: Mutex<Option<Box<dyn Fn() + Send>>> = Mutex::new(None);
+/// Takes moving lines off the terminal; told whether it was a key that ended them.
+pub type Clear = Box<dyn Fn(bool) + Send>;
+
+static SCREEN: Mutex<Option<Clear>> = Mutex::new(None);
 
 /// Ends the process cleanly on SIGINT, SIGTERM and SIGHUP, unless they were ignored from the start (nohup,
 /// background jobs of scripts).
@@ -61,7 +63,7 @@ pub fn temporary() -> MutexGuard<'static, Files> {
 }
 
 /// What takes moving lines off the terminal before the last words.
-pub fn set_screen(clear: Box<dyn Fn() + Send>) {
+pub fn set_screen(clear: Clear) {
     *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(clear);
 }
 
@@ -83,11 +85,11 @@ fn end(signal: i32) {
         let _ = fs::remove_file(path);
     }
     if let Some(clear) = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-        clear();
+        clear(signal == SIGINT);
     }
     let end = match kept.is_empty() {
         true => "nothing was changed",
-        false => "the next pull goes on with the layers that are finished",
+        false => "the next run goes on with what is here",
     };
     // Nobody is left to tell if this fails.
     let _ = writeln!(io::stderr().lock(), "grus: interrupted; {end}");

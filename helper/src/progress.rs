@@ -2,13 +2,14 @@
 //! and a total with rate and time left, elsewhere a plain line for each layer done. All of it goes to standard
 //! error; results go to standard output.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use grus_squash::{LayerSource, Observer};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::termios::{tcgetattr, LocalModes};
 
 use crate::image::Layer;
 use crate::interrupt;
@@ -161,16 +162,26 @@ fn terminal(layers: &[Known]) -> Lines {
     let all = MultiProgress::new();
     let stopped = Arc::new(AtomicBool::new(false));
     let (screen, stop) = (all.clone(), stopped.clone());
-    interrupt::set_screen(Box::new(move || {
+    interrupt::set_screen(Box::new(move |by_key| {
         stop.store(true, Ordering::SeqCst);
         // Whoever draws at this moment is done by then. Nothing to be done about a terminal that is gone.
         std::thread::sleep(Duration::from_millis(20));
+        if by_key && echoes_keys() {
+            // The last line is full, so the terminal's `^C` is on the next one: back from there.
+            let _ = io::stderr().lock().write_all(b"\r\x1b[2K\x1b[A");
+        }
         let _ = screen.clear();
     }));
     let size = layers.iter().map(|l| l.size).sum::<u64>();
     let known = layers.iter().all(|l| l.size > 0);
     let total = all.add(bar(known.then_some(size), TOTAL, TOTAL_UNSIZED, "total".into()));
     Lines::Terminal { all, total, stopped }
+}
+
+/// Whether the terminal shows control characters that are typed, as `^C` (termios(3), ECHOCTL).
+fn echoes_keys() -> bool {
+    let shown = LocalModes::ECHO | LocalModes::ECHOCTL;
+    tcgetattr(io::stderr()).is_ok_and(|modes| modes.local_modes.contains(shown))
 }
 
 /// A layer's line, above the total.

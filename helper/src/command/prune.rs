@@ -23,9 +23,10 @@ Examples:
   grus prune --keep 50GB          also what was used least recently, until the rest fits into 50 GB
   grus prune --keep 0 --dry-run   what would go if everything went
 
-An image is used when it is pulled or imported, changed or not, and when a job or a step is submitted that names it;
-the latter is noted once a day, by users who may write the repository (not in the system's). A running job uses nothing
-anew; steps that run in a removed image are not disturbed.";
+An image is used when it is pulled or imported, changed or not, and when a job
+or step is submitted that names it. The latter is noted once a day, where the
+user may write: not in the system's repository. Steps that run in a removed
+image are not disturbed.";
 
 /// Arguments of `grus prune`.
 #[derive(Debug, clap::Args)]

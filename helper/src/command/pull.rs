@@ -17,8 +17,9 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::image::{Identity, Image, Layer};
 use crate::oci::Config;
-use crate::progress::Progress;
-use crate::registry::{Client, Held, Progress as Watch, Resolved};
+use crate::output;
+use crate::progress::{Progress, Style};
+use crate::registry::{address, Client, Held, Progress as Watch, Resolved};
 use crate::repository::{Keep, Kept, Start};
 use crate::reuse::Found;
 
@@ -57,6 +58,14 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match transport::parse(&self.source) {
+            From::Registry(name) if address(&name)?.is_some() => {
+                let name = printable(&name);
+                Err(Refusal::user(format!("{name} is a web address, not the name of an image"))
+                    .hint(format!(
+                        "leave the https:// out; a file is fetched by: grus import {name} NAME[:TAG]"
+                    ))
+                    .into())
+            }
             From::Registry(name) => Pull::new(&self, Reference::parse(&name)?)?.run(context),
             From::Local(path, image) => {
                 let own = image.as_deref().and_then(|image| Reference::parse(image).ok());
@@ -114,6 +123,9 @@ impl<'a> Pull<'a> {
             return making.report(&made);
         }
         let resolved = client.resolve(&self.remote, &target.platform)?;
+        if making.style() == Style::Full {
+            resolved.notes.iter().for_each(|note| output::note(note));
+        }
         target.resolved = Some(resolved.top_digest().clone());
         let fetch = || {
             let layers: Vec<Digest> = resolved.layers.iter().map(|l| l.digest.clone()).collect();

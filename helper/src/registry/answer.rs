@@ -48,7 +48,10 @@ pub fn cause(error: &reqwest::Error) -> String {
     let inner = chain(error).last().map(ToString::to_string);
     match error.is_timeout() {
         true => "timed out".to_owned(),
-        false => inner.unwrap_or_default(),
+        // Without Rust's `(os error N)`.
+        false => inner
+            .map(|text| text.split(" (os error").next().unwrap_or_default().to_owned())
+            .unwrap_or_default(),
     }
 }
 
@@ -157,7 +160,7 @@ pub fn refused(
         401 | 403 => RegistryError::new(Kind::Auth, format!("{host} wants a login for {thing}{said}"))
             .hint(format!("run 'grus login {registry}'; some registries answer so when the name is misspelt"))
             .into(),
-        404 => RegistryError::new(Kind::NotFound, format!("{host} has no {thing} {}{said}", tail(call.path)))
+        404 => RegistryError::new(Kind::NotFound, format!("{host} has no {}{said}", wanted(call)))
             .hint("check the name and the tag")
             .into(),
         429 => Failure {
@@ -195,9 +198,15 @@ fn no_file(url: &Url, status: StatusCode, again: Again) -> Failure {
     }
 }
 
-/// `manifests/latest` as `latest`.
-fn tail(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// `manifests/latest` of a repository as `repository:latest`.
+fn wanted(call: &Call<'_>) -> String {
+    let repository = &call.endpoint.repository;
+    match call.path.split_once('/') {
+        Some(("manifests", digest)) if digest.contains(':') => format!("{repository}@{digest}"),
+        Some(("manifests", tag)) => format!("{repository}:{tag}"),
+        Some((_, digest)) => format!("blob {digest} of {repository}"),
+        None => repository.clone(),
+    }
 }
 
 /// The registry's own words in the body of an error, short.

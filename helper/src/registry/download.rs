@@ -273,19 +273,19 @@ impl Download {
 
     /// Hands bytes on, and hashes all that is in order. False if nobody wants them.
     fn deliver(&self, claim: &Claim, at: u64, bytes: Bytes) -> bool {
-        if !lock(&self.window).arrived(claim, at, bytes) {
-            return false;
+        {
+            // Told under the lock: a reader that has seen the end has seen all progress.
+            let mut window = lock(&self.window);
+            let Some(gained) = window.arrived(claim, at, bytes) else { return false };
+            if gained > 0 {
+                self.progress.bytes(claim.layer, gained);
+            }
         }
         let mut next = lock(&self.window).next_to_hash(claim.layer);
         while let Some(hashing) = next {
             let done = hashing.run();
-            // Told under the lock: a reader that has seen the end has seen all progress.
             let mut window = lock(&self.window);
-            let advance = window.hashed(done);
-            if advance.gained > 0 {
-                self.progress.bytes(claim.layer, advance.gained);
-            }
-            if advance.finished {
+            if window.hashed(done) {
                 self.progress.finished(claim.layer);
             }
             next = window.next_to_hash(claim.layer);

@@ -131,7 +131,7 @@ impl Resolved {
 /// Watches a download. Called from the download's threads; must not block. `layer` is the index in
 /// [`Resolved::layers`].
 pub trait Progress: Send + Sync {
-    /// `n` more bytes of the layer arrived, in order and for good.
+    /// `n` more bytes of the layer are here than ever before, in whatever order they came.
     fn bytes(&self, layer: usize, n: u64);
     /// A connection of the layer was lost at byte `at` and will be taken up again.
     fn restarted(&self, layer: usize, at: u64, why: &RegistryError) {

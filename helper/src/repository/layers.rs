@@ -19,6 +19,7 @@ use grus_squash::LayerSource;
 use super::Repository;
 use crate::failure::Failure;
 use crate::image::Layer;
+use crate::interrupt;
 use crate::section::Section;
 
 /// A pull that will take less than this is not worth being resumed.
@@ -210,6 +211,8 @@ impl LayerSource for Keeping {
         let file = open(&self.path).ok();
         let from = file.as_ref().and_then(|f| f.metadata().ok()).map_or(0, |m| m.len());
         let path = self.path.clone();
+        interrupt::temporary()
+            .insert_unless(path.clone(), |path| fs::metadata(path).is_ok_and(|m| m.len() > 0));
         Ok(Box::new(Copying { reader, file, from, at: 0, path, state: self.state.clone() }))
     }
 
@@ -230,6 +233,12 @@ struct Copying {
     at: u64,
     path: PathBuf,
     state: Arc<State>,
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        interrupt::temporary().remove(&self.path);
+    }
 }
 
 impl Read for Copying {
