@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Kind, RegistryError};
-use super::Layer;
+use super::{Blob, Layer};
 use crate::verify::digest_of_hash;
 
 /// The state of a download.
@@ -52,7 +52,9 @@ struct Stream {
     opened: bool,
     /// A reader waits.
     starving: bool,
-    /// Highest frontier so far, over all passes.
+    /// Bytes in `pending`, and those that are being hashed.
+    waiting: u64,
+    /// The most that was here so far, over all passes.
     seen: u64,
 }
 
@@ -108,15 +110,6 @@ impl Hashing {
         self.hasher.update(&self.bytes);
         self
     }
-}
-
-/// What became of hashed bytes.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Advance {
-    /// Bytes gained that no earlier pass had.
-    pub gained: u64,
-    /// The layer is complete and right.
-    pub finished: bool,
 }
 
 impl Window {
@@ -224,22 +217,29 @@ impl Window {
         stream.epoch += 1;
         stream.claims = 0;
         stream.pending.clear();
+        stream.waiting = 0;
         stream.next = stream.frontier;
         let kept: u64 = stream.ready.iter().map(|b| b.len() as u64).sum();
         let held = stream.held;
         self.release(claim.layer, held.saturating_sub(kept));
     }
 
-    /// Bytes of `claim` arrived at offset `at`. False if they came in vain.
-    pub fn arrived(&mut self, claim: &Claim, at: u64, bytes: Bytes) -> bool {
+    /// Bytes of `claim` arrived at offset `at`. Gives how many more of the layer are here than ever before, in order
+    /// or not; None if they came in vain.
+    pub fn arrived(&mut self, claim: &Claim, at: u64, bytes: Bytes) -> Option<u64> {
         if self.is_void(claim) {
-            return false;
+            return None;
         }
         if claim.whole {
             self.hold(claim.layer, bytes.len() as u64);
         }
-        self.streams[claim.layer].pending.insert(at, bytes);
-        true
+        let stream = &mut self.streams[claim.layer];
+        stream.waiting += bytes.len() as u64;
+        stream.pending.insert(at, bytes);
+        let here = (stream.frontier + stream.waiting).min(stream.layer.size);
+        let gained = here.saturating_sub(stream.seen);
+        stream.seen += gained;
+        Some(gained)
     }
 
     /// All of `claim` arrived.
@@ -257,6 +257,7 @@ impl Window {
             stream.hasher.as_ref()?;
             let mut bytes = stream.pending.remove(&at).unwrap_or_default();
             let known = (stream.frontier - at).min(bytes.len() as u64);
+            stream.waiting = stream.waiting.saturating_sub(known);
             let _ = bytes.split_to(known as usize);
             let pass = stream.pass;
             let hasher = if bytes.is_empty() { None } else { stream.hasher.take() };
@@ -267,32 +268,28 @@ impl Window {
         }
     }
 
-    /// Hashed bytes become readable.
-    pub fn hashed(&mut self, done: Hashing) -> Advance {
+    /// Hashed bytes become readable. Whether the layer is complete now, and right.
+    pub fn hashed(&mut self, done: Hashing) -> bool {
         let stream = &mut self.streams[done.layer];
         if stream.pass != done.pass {
-            return Advance { gained: 0, finished: false };
+            return false;
         }
         stream.frontier += done.bytes.len() as u64;
+        stream.waiting = stream.waiting.saturating_sub(done.bytes.len() as u64);
         stream.ready.push_back(done.bytes);
         stream.hasher = Some(done.hasher);
-        let gained = stream.frontier.saturating_sub(stream.seen);
-        stream.seen = stream.seen.max(stream.frontier);
-        let complete = stream.frontier == stream.layer.size;
-        Advance { gained, finished: complete && self.finish(done.layer) }
+        stream.frontier == stream.layer.size && self.finish(done.layer)
     }
 
     /// Judges a complete layer by its digest.
     fn finish(&mut self, layer: usize) -> bool {
         let stream = &mut self.streams[layer];
         let found = digest_of_hash(stream.hasher.take().unwrap_or_default());
-        stream.verified = stream.start > 0 || found == stream.layer.digest;
+        let unchecked = stream.start > 0 || stream.layer.kind == Blob::AnyFile;
+        stream.verified = unchecked || found == stream.layer.digest;
         if !stream.verified {
-            let what =
-                format!("layer {} is damaged: what arrived has the digest {found}", stream.layer.digest);
-            self.fail(RegistryError::new(Kind::Corrupt, what).hint(
-                "the registry or a proxy on the way gives wrong bytes; try again, or tell its operator",
-            ));
+            let error = stream.layer.damaged(&found);
+            self.fail(error);
         }
         self.failed.is_none()
     }
@@ -393,6 +390,7 @@ impl Stream {
             epoch: 0,
             opened: false,
             starving: false,
+            waiting: 0,
             seen: start,
         }
     }

@@ -12,5 +12,11 @@ mod plan;
 mod pull;
 mod repository;
 mod scan;
+#[allow(dead_code)] // other tests use the rest
+#[path = "../registry/server.rs"]
+mod server;
 mod support;
 mod tidy;
+#[allow(dead_code)] // other tests use the rest
+mod tmpfs;
+mod web;
