@@ -3,6 +3,7 @@
 
 mod figures;
 mod launch;
+mod mpi;
 mod pull;
 
 use std::process::ExitCode;
@@ -12,10 +13,11 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["launch"] => launch::run(),
+        ["mpi", ref options @ ..] => mpi::run(options),
         ["pull", ref options @ ..] => pull::run(options),
         // A process of its own for one measurement of `launch`.
         ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
-        _ => Err(anyhow::anyhow!("usage: grus-bench launch\n       {}", pull::USAGE)),
+        _ => Err(anyhow::anyhow!("usage: grus-bench launch\n       {}\n       {}", mpi::USAGE, pull::USAGE)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

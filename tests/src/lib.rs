@@ -18,6 +18,7 @@ pub mod job;
 pub mod leaks;
 mod machine;
 pub mod registry;
+mod stacks;
 
 pub use account::Account;
 pub use builder::ClusterBuilder;

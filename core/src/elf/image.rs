@@ -239,10 +239,15 @@ pub fn is_library_name(name: &str) -> bool {
         || name.split_once(".so.").is_some_and(|(_, v)| v.bytes().all(|b| b.is_ascii_digit() || b == b'.'))
 }
 
-/// The C library by its own file: the newest GLIBC_2.N node of a libc.so.6, else musl's loader.
+/// The C library by its own file: the newest GLIBC_2.N node of a libc.so.6, else musl's loader. Not every release
+/// has a node of its own; up to 2.33 the file's name tells.
 fn libc(objects: &BTreeMap<AbsPath, Object>) -> Libc {
-    let glibc =
-        objects.values().filter(|o| o.soname.as_deref() == Some("libc.so.6")).filter_map(newest).max();
+    let named = |path: &AbsPath| {
+        let name = path.components().next_back()?.strip_prefix("libc-")?.strip_suffix(".so")?;
+        super::glibc_version(&format!("GLIBC_{name}"))
+    };
+    let glibc = objects.iter().filter(|(_, o)| o.soname.as_deref() == Some("libc.so.6"));
+    let glibc = glibc.filter_map(|(path, o)| newest(o).max(named(path))).max();
     if let Some((major, minor)) = glibc {
         return Libc::Glibc(format!("{major}.{minor}"));
     }

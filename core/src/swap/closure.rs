@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::loader::Loaded;
 use super::survey::{name_of, Survey};
-use super::{Reason, Verdict};
+use super::{Extent, Reason, Verdict};
 use crate::elf::{ImageFacts, Object};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -20,6 +21,10 @@ pub(super) struct Closure<'a> {
     pub libraries: Vec<&'a Library>,
     /// Image files that a library is bound over.
     pub over: BTreeMap<&'a AbsPath, &'a Library>,
+    /// Libraries of the image that get a name in our directory.
+    pub shown: BTreeMap<&'a str, &'a AbsPath>,
+    /// Libraries that are the image's for want of proof.
+    unproved: BTreeSet<&'a str>,
     pub warnings: Vec<String>,
 }
 
@@ -28,6 +33,10 @@ pub(super) struct Collect<'q, 'a> {
     pub facts: &'a ImageFacts,
     pub survey: &'q Survey<'a>,
     pub stack: &'a Stack,
+    /// Libraries of the image's MPI that the host's stand for.
+    pub replaced: BTreeSet<&'a AbsPath>,
+    /// MPI with everything below it, or libfabric below an MPI that stays.
+    pub extent: Extent,
     pub reasons: &'q mut Vec<Reason>,
 }
 
@@ -41,7 +50,7 @@ impl<'a> Collect<'_, 'a> {
         }
         self.always_host(&mut closure);
         for library in opened {
-            if !has(&closure, library) {
+            if !has(&closure, library) && !self.unproved(library, &mut closure) {
                 let why = format!("{} of the host, opened by the stack at run time", library.path);
                 self.reasons.push(Reason::new(library.soname(), Verdict::Add, why));
                 self.bring(library, &mut closure);
@@ -76,7 +85,7 @@ impl<'a> Collect<'_, 'a> {
             let stack = self.stack;
             for library in stack.library.iter().filter(|l| named(by, l)) {
                 let always = matches!(library.role, Role::Mpi | Role::Fabric | Role::Pmi | Role::Plugin);
-                if always && !has(closure, library) {
+                if always && !has(closure, library) && !self.unproved(library, closure) {
                     self.reasons.push(Reason::new(
                         library.soname(),
                         Verdict::Add,
@@ -87,6 +96,22 @@ impl<'a> Collect<'_, 'a> {
             }
             next += 1;
         }
+    }
+
+    /// Below an MPI that stays, a library without version nodes (UCX) is the image's own if it has one: nothing
+    /// would prove that the host's has what that MPI calls.
+    fn unproved(&mut self, library: &'a Library, closure: &mut Closure<'a>) -> bool {
+        let bare = self.extent == Extent::Fabric
+            && library.role == Role::Fabric
+            && library.object.provides.is_empty();
+        if !bare || copies(self.facts, library, &self.stack.machine).is_empty() {
+            return false;
+        }
+        if closure.unproved.insert(library.soname()) {
+            let why = "the image's own, which its MPI was built with; no version nodes tell whether the host's serves";
+            self.reasons.push(Reason::new(library.soname(), Verdict::Keep, why));
+        }
+        true
     }
 
     fn bring(&mut self, library: &'a Library, closure: &mut Closure<'a>) {
@@ -110,9 +135,12 @@ impl<'a> Collect<'_, 'a> {
         closure: &mut Closure<'a>,
         again: bool,
     ) -> Result<bool, Refusal> {
-        let seen = self.seen(library);
+        let seen = self.seen(library, closure);
         if seen.is_empty() {
-            let why = format!("{} of the host; the image has none", library.path);
+            let why = match copies(self.facts, library, &self.stack.machine).is_empty() {
+                true => format!("{} of the host; the image has none", library.path),
+                false => format!("{} of the host; the image's is out of reach", library.path),
+            };
             self.reasons.push(Reason::new(library.soname(), Verdict::Add, why));
             closure.libraries.push(library);
             return Ok(true);
@@ -127,6 +155,10 @@ impl<'a> Collect<'_, 'a> {
             if !again {
                 let why = "the image's own has everything that the host's libraries need";
                 self.reasons.push(Reason::new(library.soname(), Verdict::Keep, why));
+            }
+            // One that its users find by a RUNPATH of their own must be found by the host's libraries, too.
+            if self.survey.world.plain(library.soname(), &self.stack.machine).is_none() {
+                closure.shown.extend(seen.keys().next().map(|path| (library.soname(), *path)));
             }
             return Ok(false);
         };
@@ -150,15 +182,19 @@ impl<'a> Collect<'_, 'a> {
         );
         self.reasons.push(Reason::new(library.soname(), Verdict::Replace, why));
         closure.libraries.push(library);
+        closure.shown.remove(library.soname());
         closure.over.extend(seen.keys().map(|p| (*p, library)));
         Ok(true)
     }
 
     /// The image's copies that a process with MPI could meet: those its users load, and what the cache and the
-    /// default directories lead to.
-    fn seen(&self, library: &Library) -> BTreeMap<&'a AbsPath, &'a Object> {
+    /// default directories lead to. One that only replaced libraries ask for is nobody's any more.
+    fn seen(&self, library: &Library, closure: &Closure<'a>) -> BTreeMap<&'a AbsPath, &'a Object> {
         let name = library.soname();
-        let loaded = self.survey.before.values().filter_map(|l| l.named(name)).map(|l| l.file);
+        let stays = |p: &AbsPath| !self.replaced.contains(p) && !closure.over.contains_key(p);
+        let asks = |l: &Loaded| stays(l.file.path) && l.file.object.needed.iter().any(|n| n == name);
+        let asked = self.survey.before.values().filter(|l| l.loaded.iter().any(asks));
+        let loaded = asked.filter_map(|l| l.named(name)).map(|l| l.file);
         let plain = self.survey.world.plain(name, &self.stack.machine);
         loaded.chain(plain).map(|f| (f.path, f.object)).collect()
     }

@@ -139,13 +139,9 @@ fn possible(q: &Question, survey: &Survey, stack: &Stack) -> Result<(), Refusal>
     if q.image.truncated || survey.world.exhausted() {
         return refuse(format!("image {} has more libraries than can be judged", q.image_name), keep);
     }
-    if q.image.libc == Libc::Musl {
+    if let Some(what) = on_musl(q, survey) {
         return refuse(
-            format!(
-                "image {} is built on musl; the libraries of host stack {} need glibc",
-                q.image_name,
-                stack.label()
-            ),
+            format!("{what} is built on musl; the libraries of host stack {} need glibc", stack.label()),
             "use an image on glibc (Debian, Ubuntu, Rocky …), or --container-mpi=image",
         );
     }
@@ -175,6 +171,15 @@ fn possible(q: &Question, survey: &Survey, stack: &Stack) -> Result<(), Refusal>
     Ok(())
 }
 
+/// What of the image is for musl's loader. Both C libraries may be there: then its users of MPI tell.
+fn on_musl(q: &Question, survey: &Survey) -> Option<String> {
+    if q.image.libc == Libc::Musl {
+        return Some(format!("image {}", q.image_name));
+    }
+    let mut users = survey.groups.iter().flat_map(|g| &g.users);
+    users.find(|(_, o)| o.is_musl()).map(|(user, _)| format!("image {}: {user}", q.image_name))
+}
+
 fn mpi<'a>(
     q: &Question<'a>,
     survey: &Survey<'a>,
@@ -188,13 +193,16 @@ fn mpi<'a>(
     // An MPI that the image has counts; one that it merely could use (mpi4py's other halves) comes second.
     let has_own = |g: &Group| g.providers().next().is_some();
     let any_own = survey.groups.iter().any(has_own);
+    // Of several, those that are used: MPICH 5 brings a second MPI, the standard ABI, that most images never touch.
+    let counted = |g: &Group| has_own(g) || !any_own;
+    let any_used = survey.groups.iter().any(|g| counted(g) && !g.users.is_empty());
     let mut served = false;
     let fabric = stack.library_named(FABRIC).is_some_and(|l| !copies(q.image, l, &stack.machine).is_empty());
     for group in &survey.groups {
         let judged = Judge { image_name: q.image_name, survey, stack, fabric, reasons }.judge(group);
         // A group of another family is left alone as long as the stack serves one.
         if stack.mpi_of(group.family).is_none() {
-            let counts = !group.users.is_empty() && (has_own(group) || !any_own);
+            let counts = !group.users.is_empty() && counted(group);
             foreign = if counts { judged.err().or(foreign) } else { foreign.or(judged.err()) };
             let why = format!("host stack {} has none; the image's own stays", stack.label());
             reasons.push(Reason::new(group.label(), Verdict::Note, why));
@@ -204,7 +212,7 @@ fn mpi<'a>(
             Err(_) if any_own && !has_own(group) => continue,
             judged => judged?,
         };
-        served |= has_own(group) || !any_own;
+        served |= counted(group) && (!any_used || !group.users.is_empty());
         users.extend(group.users.keys().copied());
         all.pairs.extend(found.pairs);
         all.roots.extend(found.roots);
@@ -289,7 +297,9 @@ fn finish<'a>(
     users: BTreeSet<&'a crate::path::AbsPath>,
     reasons: &mut Vec<Reason>,
 ) -> Result<Swap, Refusal> {
-    let collect = &mut Collect { image_name: q.image_name, facts: q.image, survey, stack, reasons };
+    let replaced = all.pairs.iter().map(|(path, _)| *path).collect();
+    let (image_name, facts) = (q.image_name, q.image);
+    let collect = &mut Collect { image_name, facts, survey, stack, replaced, extent, reasons };
     let mut closure = collect.closure(&all.roots, &all.opened)?;
     closure.over.extend(all.pairs.iter().copied());
     closure.outgrown(q.image);

@@ -47,6 +47,8 @@ pub(super) struct World<'a> {
     over: HashMap<&'a str, &'a Library>,
     /// Host libraries at new paths, links included.
     placed: HashMap<String, &'a Library>,
+    /// New links to files of the image.
+    shown: HashMap<String, &'a str>,
     library_path: Vec<String>,
     cache: HashMap<String, Vec<String>>,
     hwcaps: bool,
@@ -133,6 +135,7 @@ impl<'a> World<'a> {
             facts,
             over,
             placed,
+            shown: HashMap::new(),
             library_path,
             cache: by_name,
             hwcaps: facts.objects.keys().any(|p| p.as_str().contains("/glibc-hwcaps/")),
@@ -140,6 +143,12 @@ impl<'a> World<'a> {
             found: RefCell::default(),
             work: Cell::new(0),
         }
+    }
+
+    /// The same with links of these paths to files of the image.
+    pub fn showing(mut self, shown: HashMap<String, &'a str>) -> Self {
+        self.shown = shown;
+        self
     }
 
     /// The file a path leads to.
@@ -157,6 +166,7 @@ impl<'a> World<'a> {
         if let Some(library) = self.placed.get(path) {
             return Some(host(library));
         }
+        let path = self.shown.get(path).copied().unwrap_or(path);
         let real = self.facts.real_path(path)?;
         if let Some(library) = self.over.get(real.as_ref()).or_else(|| self.placed.get(real.as_ref())) {
             return Some(host(library));

@@ -46,6 +46,10 @@ pub(super) fn place<'a>(
         swap.over.push(Bind { source: library.path.clone(), destination: (*destination).clone() });
     }
     let mut cached = arrange(closure, names, &dir, &mut swap, &mut placed);
+    for (name, path) in &closure.shown {
+        swap.links.insert((*name).to_owned(), (*path).clone());
+        cached.push((*name).to_owned());
+    }
     cached.sort();
     cached.dedup();
     let cache = cache(facts.cache.clone().unwrap_or_default(), &stack.machine, &cached);
@@ -53,11 +57,14 @@ pub(super) fn place<'a>(
         swap.library_path = Some(dir);
         swap.cached = cached;
     }
-    surroundings(stack, extent, &mut swap);
+    let ucx = closure.libraries.iter().any(|l| l.soname().starts_with("libucs.so"));
+    surroundings(stack, extent, ucx, &mut swap);
     let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
     let library_path = swap.library_path.iter().map(|d| d.to_string());
     let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
+    let shown = closure.shown.iter().map(|(name, path)| (format!("{LIBRARY_DIR}/{name}"), path.as_str()));
     let world = World::with(facts, &stack.machine, over, placed, library_path, Some(&cache));
+    let world = world.showing(shown.collect());
     Ok(Placed { swap, world })
 }
 
@@ -153,12 +160,14 @@ fn at_extra(extras: &[ExtraBind], path: &AbsPath) -> Option<AbsPath> {
 }
 
 /// Devices and variables. In values, paths of the stack's directories become those of the container.
-fn surroundings(stack: &Stack, extent: Extent, swap: &mut Swap) {
+fn surroundings(stack: &Stack, extent: Extent, ucx: bool, swap: &mut Swap) {
     swap.devices.clone_from(&stack.devices);
     let moved: Vec<&ExtraBind> = swap.extras.iter().filter(|e| e.source != e.destination).collect();
     let told = |values: &BTreeMap<String, String>| -> BTreeMap<String, String> {
-        // Below an image's MPI only libfabric's own variables make sense.
-        let ours = values.iter().filter(|(n, _)| extent == Extent::Mpi || n.starts_with("FI_"));
+        // Below an image's MPI only libfabric's own variables make sense, and UCX's where that is the host's.
+        let ours = values
+            .iter()
+            .filter(|(n, _)| extent == Extent::Mpi || n.starts_with("FI_") || ucx && n.starts_with("UCX_"));
         ours.map(|(n, v)| (n.clone(), relocate(v, &moved))).collect()
     };
     let (set, default, prepend) =

@@ -124,10 +124,14 @@ pub(super) fn survey<'a>(facts: &'a ImageFacts, library_path: &[String]) -> Surv
     s
 }
 
-/// Open MPI's own programs and plugins (ompi_info, orted, mca_*.so) call its private libraries. They belong to
-/// the image's MPI and are of no use with another.
+/// Programs by which MPICH's family tells what it is: all distributions keep their names. No rank runs them.
+const OWN_TOOLS: &[&str] = &["mpichversion", "mpivars", "mpiname", "impi_info"];
+
+/// An MPI's own programs and plugins belong to it and are of no use with another. Open MPI's (ompi_info, orted,
+/// mca_*.so) call its private libraries.
 fn own_part(path: &AbsPath, object: &Object) -> bool {
-    name_of(path).starts_with("mca_") || object.imports.iter().any(is_private)
+    let name = name_of(path);
+    name.starts_with("mca_") || OWN_TOOLS.contains(&name) || object.imports.iter().any(is_private)
 }
 
 /// Enters a user into the groups whose libraries it loads or looks for in vain.

@@ -200,9 +200,12 @@ impl Around<'_> {
                 self.directory(all, Path::new("/usr/share/openmpi"), Role::Mpi, true);
             }
         }
-        let Some(home) = self.home("libpmix.so") else { return };
-        // Slurm's PMIx offers munge first, whose socket need not be in the container.
-        all.environment.default.insert("PMIX_MCA_psec".into(), "native".into());
+        let home = self.home("libpmix.so");
+        // Slurm's PMIx offers munge first, whose socket need not be in the container. Open MPI may have PMIx inside.
+        if home.is_some() || self.maker == Maker::OpenMpi {
+            all.environment.default.insert("PMIX_MCA_psec".into(), "native".into());
+        }
+        let Some(home) = home else { return };
         for dir in [home.join("pmix"), home.join("pmix2/lib/pmix"), home.join("lib/pmix")] {
             let components = libraries(&dir, |n| n.contains("mca_"));
             if !components.is_empty() {

@@ -3,7 +3,7 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{bail, Context, Result};
-use grus_tests::images::NAMES;
+use grus_tests::images::all_names;
 use grus_tests::{Cluster, ImageStore, Registry};
 
 const USAGE: &str = "\
@@ -13,6 +13,8 @@ usage: grus-lab [--name NAME] COMMAND
   install DIR               install the plugin and grus that were built into DIR (target/release)
   env                       print what a shell needs to use it: eval \"$(grus-lab env)\"
   run [--root] -- CMD...    run a command in it, as its ordinary user or as root
+  stacks NAME...            install MPI stacks of the host and make them the site's: intel, mpich5, mpich3, openmpi5,
+                            openmpi4, debian-mpich, debian-openmpi
   images NAME... | all      make images (all: those of the tests) and print where their OCI layouts are
   push NAME REPOSITORY      make an image, push it to the lab's registry and print its reference
   status                    nodes and jobs";
@@ -43,8 +45,11 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         ("install", [dir]) => Cluster::open(name)?.install_grus(dir.as_ref())?,
         ("env", []) => env(&Cluster::open(name)?)?,
         ("run", rest) => return run(&Cluster::open(name)?, rest),
-        ("images", [all]) if all == "all" => images(NAMES)?,
+        ("images", [all]) if all == "all" => images(&all_names().collect::<Vec<_>>())?,
         ("images", names) => images(names)?,
+        ("stacks", names) => {
+            Cluster::open(name)?.use_stacks(&names.iter().map(String::as_str).collect::<Vec<_>>())?
+        }
         ("push", [image, repository]) => {
             let layout = ImageStore::default().layout(image)?;
             println!("{}", registry(&Cluster::open(name)?)?.push(&layout, repository)?);

@@ -21,10 +21,12 @@ const BASE: &str = include_str!("base.sh");
 pub(super) const LAYER: &str = include_str!("layer.sh");
 const HELLO_C: &str = include_str!("mpi-hello.c");
 const HELLO_PY: &str = include_str!("mpi-hello.py");
+const MAPPED_H: &str = include_str!("mpi-mapped.h");
 
 /// All the text that decides what these recipes make.
 pub(crate) fn sources() -> String {
-    [include_str!("debian.rs"), include_str!("tree.rs"), SUITE, BASE, LAYER, HELLO_C, HELLO_PY].concat()
+    [include_str!("debian.rs"), include_str!("tree.rs"), SUITE, BASE, LAYER, HELLO_C, HELLO_PY, MAPPED_H]
+        .concat()
 }
 
 /// Makes image `name` in the new directory `new`; `work` keeps the base tree and apt's archives for the next.
@@ -81,6 +83,7 @@ fn programs(name: &str, work: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&bin)?;
     let source = work.join("mpi-hello.c");
     fs::write(&source, HELLO_C)?;
+    fs::write(work.join("mpi-mapped.h"), MAPPED_H)?;
     let compiler = format!("mpicc.{name}");
     let hello = bin.join("mpi-hello");
     checked(Cmd::new(&compiler).args(["-O2", "-Wall", "-o"]).arg(&hello).arg(&source))
