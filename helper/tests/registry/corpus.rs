@@ -13,7 +13,8 @@ mod targets;
 const COPIES: u64 = 3000;
 
 /// What JSON turns on, and what terminals and paths do.
-const ODD: &[&str] = &["\"", "{", "]", ",", "null", "-1", "1e999", "\\u001b[2J", "\\ud800", "/../", "sha512:", "\0", "\u{9b}"];
+const ODD: &[&str] =
+    &["\"", "{", "]", ",", "null", "-1", "1e999", "\\u001b[2J", "\\ud800", "/../", "sha512:", "\0", "\u{9b}"];
 
 #[test]
 fn documents() {
@@ -35,7 +36,8 @@ fn documents() {
 
 fn damaged(seed: &[u8], copy: u64) -> Vec<u8> {
     let random = noise(copy, 16);
-    let at = |n: usize, below: usize| usize::from(u16::from_le_bytes([random[n], random[n + 1]])) % below.max(1);
+    let at =
+        |n: usize, below: usize| usize::from(u16::from_le_bytes([random[n], random[n + 1]])) % below.max(1);
     let mut bytes = seed.to_vec();
     for round in (0..8).step_by(4).take(1 + usize::from(random[15] % 2)) {
         let from = at(round, bytes.len());
