@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
@@ -104,12 +105,12 @@ impl Download {
         let settings = &self.transport.settings;
         let mut backoff = Backoff::new(settings.retries, settings.retry_pause);
         let mut endpoint = self.preferred.load(Ordering::Relaxed);
-        let mut at = claim.start;
+        let (mut at, start) = (claim.start, Instant::now());
         loop {
             let before = at;
             let direct = lock(&self.direct).get(&(endpoint, claim.layer)).cloned();
             let failure = match self.attempt(&mut claim, endpoint, direct.clone(), &mut at).await {
-                Ok(Attempt::Done) => return lock(&self.window).done(&claim),
+                Ok(Attempt::Done) => return lock(&self.window).done(&claim, start.elapsed()),
                 Ok(Attempt::Void) => return self.wake(),
                 Err(failure) => failure,
             };

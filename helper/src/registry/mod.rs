@@ -17,6 +17,7 @@ mod file;
 mod layer_stream;
 pub mod manifest;
 pub mod mirrors;
+mod pace;
 mod platform_choice;
 mod resolve;
 mod retry;

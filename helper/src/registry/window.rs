@@ -7,11 +7,13 @@
 //! left (so that no order of reading can block). Bytes are hashed in order, whatever order they arrive in.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Kind, RegistryError};
+use super::pace::Pace;
 use super::{Blob, Layer};
 use crate::verify::digest_of_hash;
 
@@ -20,7 +22,7 @@ use crate::verify::digest_of_hash;
 pub struct Window {
     streams: Vec<Stream>,
     budget: u64,
-    segment: u64,
+    pace: Pace,
     held: u64,
     failed: Option<RegistryError>,
 }
@@ -114,11 +116,11 @@ impl Hashing {
 
 impl Window {
     /// A window of `budget` bytes over `layers` (bottom first) from the byte `starts` says, in ranges of
-    /// `segment` bytes. A layer that does not start at 0 is for its reader to judge.
+    /// at most `segment` bytes. A layer that does not start at 0 is for its reader to judge.
     pub fn new(layers: &[Layer], starts: &[u64], budget: u64, segment: u64) -> Self {
         let start = |(n, layer): (usize, &Layer)| starts.get(n).map_or(0, |s| (*s).min(layer.size));
         let streams = layers.iter().enumerate().map(|l| Stream::new(l.1.clone(), start(l))).collect();
-        let mut window = Self { streams, budget, segment: segment.max(1), held: 0, failed: None };
+        let mut window = Self { streams, budget, pace: Pace::new(segment), held: 0, failed: None };
         for index in 0..window.streams.len() {
             window.finish_if_complete(index);
         }
@@ -134,7 +136,7 @@ impl Window {
     /// The next piece of work, if there is room for one.
     pub fn claim(&mut self) -> Option<Claim> {
         let (index, len) = self.claimable()?;
-        let segment = self.segment;
+        let segment = self.pace.segment();
         let stream = &mut self.streams[index];
         let whole = stream.mode == Mode::Whole;
         let start = if whole { stream.frontier } else { stream.next };
@@ -166,7 +168,7 @@ impl Window {
             if stream.next >= stream.layer.size || stream.mode == Mode::Probing {
                 continue;
             }
-            let len = (stream.layer.size - stream.next).min(self.segment);
+            let len = (stream.layer.size - stream.next).min(self.pace.segment());
             full = full || self.held + len > self.budget;
             if !full || (stream.is_out() && stream.claims == 0) {
                 return Some((index, len));
@@ -242,10 +244,13 @@ impl Window {
         Some(gained)
     }
 
-    /// All of `claim` arrived.
-    pub fn done(&mut self, claim: &Claim) {
+    /// All of `claim` arrived, in this time.
+    pub fn done(&mut self, claim: &Claim, took: Duration) {
         if !self.is_void(claim) {
             self.streams[claim.layer].claims -= 1;
+        }
+        if !claim.whole {
+            self.pace.took(claim.end - claim.start, took);
         }
     }
 

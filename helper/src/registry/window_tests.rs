@@ -3,6 +3,7 @@
 use super::*;
 use crate::verify::digest_of;
 
+/// The first range; a window begins with an eighth of the longest.
 const SEGMENT: u64 = 10;
 
 fn content(layer: usize, size: u64) -> Vec<u8> {
@@ -17,7 +18,7 @@ fn window(sizes: &[u64], budget: u64) -> Window {
         kind: Blob::Layer,
     };
     let layers: Vec<Layer> = sizes.iter().enumerate().map(layer).collect();
-    Window::new(&layers, &[], budget, SEGMENT)
+    Window::new(&layers, &[], budget, 8 * SEGMENT)
 }
 
 /// All bytes of a claim arrive in pieces of 3, and are hashed as far as they are in order.
@@ -32,7 +33,7 @@ fn deliver(window: &mut Window, claim: &Claim, size: u64) {
     while let Some(hashing) = window.next_to_hash(claim.layer) {
         window.hashed(hashing.run());
     }
-    window.done(claim);
+    window.done(claim, Duration::from_secs(2));
 }
 
 fn spans(claims: &[Claim]) -> Vec<(usize, u64, u64)> {
@@ -190,7 +191,7 @@ fn a_layer_whose_beginning_is_held_is_fetched_from_there() {
         media_type: String::new(),
         kind: Blob::Layer,
     };
-    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, SEGMENT);
+    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, 8 * SEGMENT);
     let (below, top) = (window.open(0), window.open(1));
     assert_eq!(window.take(1, top), Ok(Taken::End));
     let claim = window.claim().expect("the rest");

