@@ -59,7 +59,8 @@ impl<'a> Collect<'_, 'a> {
         // Each round may bring libraries whose needs decide on further ones.
         loop {
             self.always_host(&mut closure);
-            let wanted = |l: &&Library| closure.libraries.iter().any(|by| named(by, l)) && !has(&closure, l);
+            let asked = |l: &Library| closure.libraries.iter().any(|by| named(by, l)) || self.of_directory(l);
+            let wanted = |l: &&Library| asked(l) && !has(&closure, l);
             let open: Vec<&'a Library> =
                 self.stack.library.iter().filter(|l| l.role == Role::Shared).filter(wanted).collect();
             let before = closure.libraries.len();
@@ -75,6 +76,12 @@ impl<'a> Collect<'_, 'a> {
         }
         self.absent(&mut closure);
         Ok(closure)
+    }
+
+    /// Whether nothing in the profile asks for a library: then it is there for the components in a directory of the
+    /// stack, which are not listed themselves (Open MPI's and PMIx's).
+    fn of_directory(&self, library: &Library) -> bool {
+        self.extent == Extent::Mpi && !self.stack.library.iter().any(|by| named(by, library))
     }
 
     /// Everything reachable that is always the host's.

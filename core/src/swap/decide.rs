@@ -66,7 +66,8 @@ fn choose<'a>(q: &Question<'a>, survey: &Survey<'a>, trials: &mut Vec<Trial>) ->
         for stack in &stacks {
             match attempt(q, survey, stack, *extent, trials) {
                 Ok(mut swap) => {
-                    if let (Extent::Fabric, Some(why)) = (*extent, &first) {
+                    // Who asked for libfabric alone knows that the image's own MPI runs.
+                    if let (Extent::Fabric, Mode::Auto, Some(why)) = (*extent, q.mode, &first) {
                         swap.warnings
                             .insert(0, format!("the image's own MPI runs, on the host's libfabric: {why}"));
                     }

@@ -92,7 +92,7 @@ impl Loader {
     }
 
     /// The file that a name leads to.
-    fn find(&self, name: &str, dirs: &[String], machine: &str) -> Option<PathBuf> {
+    pub fn find(&self, name: &str, dirs: &[String], machine: &str) -> Option<PathBuf> {
         let fits = |path: &PathBuf| file::object(path).is_some_and(|o| o.machine == machine);
         if name.contains('/') {
             return Some(PathBuf::from(name)).filter(fits);

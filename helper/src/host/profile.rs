@@ -128,7 +128,8 @@ fn pmi(maker: Maker, object: &Object, closure: &Closure) -> Vec<Pmi> {
         closure.libraries.values().any(named)
     };
     match maker {
-        Maker::Intel => vec![Pmi::Pmi2, Pmi::Pmix],
+        Maker::Intel if has("libpmix.so") => vec![Pmi::Pmi2, Pmi::Pmix],
+        Maker::Intel => vec![Pmi::Pmi2],
         Maker::Cray => vec![Pmi::CrayShasta, Pmi::Pmi2],
         Maker::OpenMpi if object.needed.iter().any(|n| n == "libopen-pal.so.80") => vec![Pmi::Pmix],
         Maker::OpenMpi if has("libpmi2.so") => vec![Pmi::Pmix, Pmi::Pmi2],

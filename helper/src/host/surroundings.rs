@@ -54,6 +54,7 @@ impl Around<'_> {
             self.directory(&mut all, prefix, Role::Fabric, false);
         }
         self.libfabric(&mut all);
+        self.intel_pmix(&mut all);
         self.openmpi(&mut all);
         self.ucx(&mut all);
         self.verbs(&mut all);
@@ -121,6 +122,23 @@ impl Around<'_> {
             self.directory(all, dir, Role::Fabric, true);
             all.environment.set.insert("FI_PROVIDER_PATH".into(), dir.display().to_string());
             return;
+        }
+    }
+
+    /// Intel MPI opens `libpmix.so` where a job is launched by PMIx; without it each rank would be alone.
+    fn intel_pmix(&mut self, all: &mut Surroundings) {
+        if self.maker != Maker::Intel {
+            return;
+        }
+        match self.loader.find("libpmix.so", &[], self.machine) {
+            Some(path) => {
+                self.open(all, std::slice::from_ref(&path), true);
+                self.by_name(all, &path);
+            }
+            None => all.notes.push(
+                "Intel MPI needs libpmix.so for 'srun --mpi=pmix', and the loader finds none: only pmi2 is listed"
+                    .into(),
+            ),
         }
     }
 

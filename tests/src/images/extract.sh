@@ -10,3 +10,4 @@ mkdir -p bin usr/bin etc proc sys run home
 cp /bin/busybox usr/bin/busybox
 for applet in sh cat ls env printenv readlink stat true; do ln -sf /usr/bin/busybox "bin/$applet"; done
 echo 'root:x:0:0:root:/root:/bin/sh' >etc/passwd
+echo "PRETTY_NAME=\"Debian's $suite, unpacked\"" >etc/os-release

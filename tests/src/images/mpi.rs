@@ -46,13 +46,16 @@ pub const RECIPES: &[Recipe] = &[
         env: &["PATH=/opt/conda/bin:/bin"],
         ..wheel("mpi-conda", "mpich==4.2.3", "opt/conda", &["-lmpi", "-Wl,-rpath,$ORIGIN/../lib"])
     },
+    // As pip installs both: mpi4py opens the environment's libmpi by its path.
     Recipe {
-        packages: "python3-minimal",
+        packages: "python3",
         source: Source::Python,
-        ..wheel("mpi-mpi4py", "mpich==4.2.3", "usr/local", &[])
+        at: "opt/venv/bin/mpi-hello",
+        env: &["PATH=/opt/venv/bin:/usr/bin:/bin"],
+        ..wheel("mpi-mpi4py", "mpich==4.2.3", VENV, &[])
     },
     debian("mpi-fortran-mpich", "libmpich12,libgfortran5", Source::Fortran("mpifort.mpich")),
-    debian("mpi-fortran-openmpi", "libopenmpi3,openmpi-bin", Source::Fortran("mpifort.openmpi")),
+    debian("mpi-fortran-openmpi", "libopenmpi3,openmpi-bin,libgfortran5", Source::Fortran("mpifort.openmpi")),
     Recipe {
         arguments: &["-l:libmpich.a", "-lhwloc", "-lucp", "-lucs", "-lm", "-lpthread"],
         ..debian("mpi-static", "libhwloc15,libucx0", Source::C("mpicc.mpich"))
@@ -80,6 +83,7 @@ pub const BENCH: &[Recipe] = &[
 /// Where the images of [`BENCH`] have their program.
 pub const BENCH_PROGRAM: &str = "usr/bin/mpi-bench";
 
+const VENV: &str = "opt/venv";
 const LOCAL: &str = "-Wl,-rpath,/usr/local/lib";
 const RUNPATH: &[&str] = &["-lmpi", LOCAL];
 const RPATH: &[&str] = &["-lmpi", LOCAL, "-Wl,--disable-new-dtags"];
@@ -231,15 +235,7 @@ impl Recipe {
                 fs::copy(intel.join("bin/IMB-MPI1"), &program)?;
                 Ok(fs::remove_dir_all(intel)?)
             }
-            Source::Python => {
-                wheels::modules(
-                    "mpi4py==4.1.2",
-                    &wheels_dir(work)?,
-                    &upper.join("usr/lib/python3/dist-packages"),
-                )?;
-                fs::write(&program, HELLO_PY)?;
-                checked(Cmd::new("chmod").arg("0755").arg(&program)).map(drop)
-            }
+            Source::Python => self.environment(work, &upper.join(VENV), &program),
             Source::Musl => {
                 let libraries = upper.join("usr/lib");
                 fs::create_dir_all(&libraries)?;
@@ -250,6 +246,16 @@ impl Recipe {
                 self.compile(cc().arg(&link), &["mpi-musl.c"], &sources, &program)
             }
         }
+    }
+
+    /// A virtual environment (PEP 405) of the image's Python, with mpi4py.
+    fn environment(&self, work: &Path, venv: &Path, program: &Path) -> Result<()> {
+        std::os::unix::fs::symlink("/usr/bin/python3", venv.join("bin/python3"))?;
+        fs::write(venv.join("pyvenv.cfg"), "home = /usr/bin\n")?;
+        let packages = venv.join(format!("lib/python{}/site-packages", wheels::PYTHON));
+        wheels::modules("mpi4py==4.1.2", &wheels_dir(work)?, &packages)?;
+        fs::write(program, HELLO_PY.replacen("/usr/bin/python3", &format!("/{VENV}/bin/python3"), 1))?;
+        checked(Cmd::new("chmod").arg("0755").arg(program)).map(drop)
     }
 
     fn compile(&self, compiler: Cmd, arguments: &[&str], sources: &Path, to: &Path) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::account::checked;
 use crate::command::Cmd;
 
 /// Python of the images that get modules (Debian 12).
-const PYTHON: &str = "3.11";
+pub const PYTHON: &str = "3.11";
 
 /// What of a wheel nobody here runs, and is large: Intel's benchmarks but IMB-MPI1, and what is for GPUs.
 const LEFT_OUT: &[&str] = &["*-GPU", "*/IMB-[NMRP][BTM2]*", "*/libmpcp*", "*/mpitune_fast", "*.fatbin"];
