@@ -1,4 +1,4 @@
-//! Rulings kept in a user's repository (docs/adr/0008): found again by a key of everything they depend on.
+//! Rulings kept in a user's repository (docs/adr/0009): found again by a key of everything they depend on.
 //!
 //! Writing is the helper's. One that cannot be read is none: it is only a decision that need not be made again.
 

@@ -1,4 +1,4 @@
-//! The host's MPI in the container: the ruling at submission (docs/adr/0008), and on the node the check that
+//! The host's MPI in the container: the ruling at submission (docs/adr/0009), and on the node the check that
 //! `srun --mpi=` speaks to the MPI in use.
 
 use std::ffi::OsStr;

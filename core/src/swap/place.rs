@@ -4,7 +4,7 @@
 //! LD_LIBRARY_PATH and absolute dlopen all lead there. Every name is also in one new directory, which is found
 //! twice: by LD_LIBRARY_PATH and by an ld.so.cache of our own. A stack's directories keep their host paths
 //! where the image leaves them free; the directories of all other libraries are bound as a whole where no search
-//! leads. So a swap costs a few mounts, not one for each library (docs/adr/0008).
+//! leads. So a swap costs a few mounts, not one for each library (docs/adr/0009).
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,4 @@
-//! A decision as it is kept beside a user's images and sent to the nodes (docs/adr/0008): so that a launch costs
+//! A decision as it is kept beside a user's images and sent to the nodes (docs/adr/0009): so that a launch costs
 //! no decision. It is hostile text to whoever reads it: its paths check themselves, and what it names is opened
 //! as the user, so it can do nothing that `--mount` could not.
 
