@@ -11,6 +11,7 @@ mod mpi;
 mod plan;
 mod pull;
 mod repository;
+mod ruling;
 mod scan;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../registry/server.rs"]
