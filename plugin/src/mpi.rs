@@ -8,7 +8,7 @@ use grus_core::request::{Image, Request};
 use grus_core::site::Site;
 use grus_core::swap::{check_launcher, Launcher, Mode, Ruling};
 use grus_core::Refusal;
-use grus_enter::rulings::{find, Basis};
+use grus_enter::rulings::{read, Basis};
 use grus_enter::site::Profiles;
 use grus_enter::Container;
 use slurm_spank::SpankHandle;
@@ -49,10 +49,8 @@ pub fn rule(
     if !basis.matters(&profiles) {
         return Ok(None);
     }
-    let kept = match (image::repositories(site)?.first(), basis.key()) {
-        (Some(repository), Some(key)) => find(repository, &key),
-        _ => None,
-    };
+    let repositories = image::repositories(site)?;
+    let kept = repositories.first().and_then(|own| basis.place(own)).and_then(|place| read(&place));
     let ruling = match kept {
         Some(ruling) => Ok(ruling),
         None => grus.rule(&resolved.path, &shown(request), mode),

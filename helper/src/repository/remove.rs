@@ -77,6 +77,11 @@ impl Repository {
         remove(&self.layout.layer_index(digest))?;
         remove(&self.layout.facts(digest))?;
         remove(&self.layout.meta(digest))?;
+        for (name, path, _) in entries(&self.layout.rulings())? {
+            if name.starts_with(digest.hex()) {
+                remove(&path)?;
+            }
+        }
         if let Some(hidden) = hidden {
             let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);
             remove(&hidden)?;
