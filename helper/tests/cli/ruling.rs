@@ -110,9 +110,9 @@ fn the_plan_shows_the_swap_and_what_stands_against_it() {
     let own = lab.run(["plan", "app", "--container-mpi=image"]).ok().out;
     assert!(!own.contains("stack ") && !own.contains("/run/grus"), "{own}");
     let covered = lab.run(["plan", "app", "--mount=./host:/opt/mpi"]).ok().out;
-    assert!(covered.contains("warning   the image's own MPI runs: /opt/mpi/lib/libmpi.so.12"), "{covered}");
+    assert!(covered.contains("warning   the image's own MPI runs: /opt/mpi/lib/libfabric.so.1, which host stack 'tuned' would replace"), "{covered}");
     lab.run(["plan", "app", "--mount=./host:/opt/mpi", "--container-mpi=tuned"])
-        .refused(2, "/opt/mpi/lib/libmpi.so.12, which host stack 'tuned' would replace");
+        .refused(2, "/opt/mpi/lib/libfabric.so.1, which host stack 'tuned' would replace");
 }
 
 #[test]
