@@ -152,13 +152,16 @@ fn a_whole_other_layer_is_found() {
 fn wrong_lengths_are_found() {
     // Announced longer than it is: it breaks off each time.
     fails(Kind::Corrupt, "announces 5", |_, _, _| Answer::ok(vec![0; 5]));
-    // Sent longer than announced by the manifest.
-    fails(Kind::Corrupt, "sends more", |_, r, mut answer| {
-        if r.header("range").is_none() {
+    // Sent longer than announced by the manifest: of the range, and where the server knows no ranges.
+    for ranges in [true, false] {
+        fails(Kind::Corrupt, "sends more", move |_, _, mut answer| {
             answer.body.push(0);
-        }
-        answer.how(How::Chunked)
-    });
+            match ranges {
+                true => answer.how(How::Chunked),
+                false => Answer::ok(answer.body).how(How::Chunked),
+            }
+        });
+    }
 }
 
 #[test]
