@@ -51,21 +51,19 @@ pub fn rule(
     }
     let repositories = image::repositories(site)?;
     let kept = repositories.first().and_then(|own| basis.place(own)).and_then(|place| read(&place));
-    let ruling = match kept {
-        Some(ruling) => Ok(ruling),
-        None => grus.rule(&resolved.path, &shown(request), mode),
+    let mut ruling = match kept {
+        Some(ruling) => ruling,
+        None => match grus.rule(&resolved.path, &shown(request), mode) {
+            Ok(answer) => Result::from(answer)?,
+            Err(refusal) if *mode == Mode::Auto => {
+                say::note(&format!("{refusal}; the nodes look themselves"));
+                return Ok(None);
+            }
+            Err(refusal) => return Err(refusal),
+        },
     };
-    match ruling {
-        Ok(mut ruling) => {
-            ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
-            Ok(Some(Box::new(ruling)))
-        }
-        Err(refusal) if *mode == Mode::Auto => {
-            say::note(&format!("the image's own MPI runs: {refusal}"));
-            Ok(None)
-        }
-        Err(refusal) => Err(refusal),
-    }
+    ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
+    Ok(Some(Box::new(ruling)))
 }
 
 /// The image's name, for messages.
