@@ -4,8 +4,9 @@
 mod setup;
 mod steps;
 
-use anyhow::{Context, Result};
-use grus_tests::Cluster;
+use anyhow::{bail, Context, Result};
+use grus_core::swap::Answer;
+use grus_tests::{Cluster, Cmd};
 use serde_json::json;
 
 use crate::figures::{print_load, rounded};
@@ -14,6 +15,9 @@ pub use setup::join_once;
 
 /// The image: small, so that the launch is measured and not its pages.
 const IMAGE: &str = "busybox";
+
+/// For the swap of the host's MPI.
+const MPI_IMAGE: &str = "mpich";
 
 /// Runs the bench and prints its figures.
 pub fn run() -> Result<()> {
@@ -31,6 +35,8 @@ pub fn run() -> Result<()> {
 
     let setup = setup::measure(cluster.account(), &kernel, &users)?;
     println!("set-up on a node, us\n{setup}");
+    let swap = swap(&cluster)?;
+    println!("the same with a host's MPI swapped in, us\n{swap}");
     let steps = steps::measure(&cluster, &kernel, &users)?;
     println!("whole steps (srun -n1 /bin/true in one allocation), ms\n{steps}");
     print_load("after");
@@ -46,8 +52,26 @@ pub fn run() -> Result<()> {
         "fuse_extra_ms": rounded((setup.fuse.median() - setup.kernel.median()) / 1e3, 2),
         "no_option_overhead_ms": rounded(steps.idle.minus(&steps.bare).median(), 2),
         "pyxis_over_grus": pyxis,
+        "swap_libraries": swap.libraries,
+        "swap_extra_ms": rounded(swap.swapped.minus(&swap.plain).median() / 1e3, 2),
+        "swap_verify_ms": rounded(swap.verify.median() / 1e3, 2),
     });
     cluster.down()?;
     println!("{line}");
     Ok(())
+}
+
+/// An image with Debian's MPICH on Intel MPI: the largest stack at hand.
+fn swap(cluster: &Cluster) -> Result<setup::Swap> {
+    cluster.use_stacks(&["intel"])?;
+    cluster.system_image(MPI_IMAGE)?;
+    let image = cluster.system_file(MPI_IMAGE)?;
+    let asked = Cmd::new(cluster.grus_program())
+        .env("GRUS_CONFIG", cluster.site_file())
+        .arg("explain")
+        .arg(&image)
+        .args(["--for-launch", "host"])
+        .run();
+    let Some(Answer::Ruling(ruling)) = Answer::parse(asked.stdout.as_bytes()) else { bail!("{asked}") };
+    setup::swap(cluster.account(), &image, &cluster.site_file().with_file_name("stacks"), *ruling)
 }

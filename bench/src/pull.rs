@@ -100,7 +100,7 @@ impl Bench {
         let plain = Registry::builder(dir.path(), "plain").start()?;
         let tls = peers.contains(&Tool::Charliecloud);
         let tls = tls.then(|| Registry::builder(dir.path(), "tls").tls().start()).transpose()?;
-        let mut runner = Runner::new(&home, interrupt);
+        let mut runner = Runner::new(&home, interrupt, options.limit);
         if let Some(ca) = tls.as_ref().and_then(Registry::ca) {
             // What python3-requests reads.
             runner.set("REQUESTS_CA_BUNDLE", ca);

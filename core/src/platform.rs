@@ -62,6 +62,11 @@ impl Platform {
             }
     }
 
+    /// The inverse of [`Platform::file_name`]: no part of a platform holds a `-`.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        Self::parse(&name.replace('-', "/")).ok()
+    }
+
     /// The name of the platform's file in the repository: `linux-amd64`, `linux-arm-v7`.
     pub fn file_name(&self) -> String {
         self.to_string().replace('/', "-")

@@ -5,7 +5,7 @@
 //! images/sha256/<hex>.json                              its metadata
 //! images/sha256/<hex>.layers                            where its layers are in it, for images that share them
 //! images/sha256/<hex>.elf.json                          what its libraries say of themselves
-//! rulings/<hex>.json                                    what was decided about an image's MPI; found again by its key
+//! rulings/<hex>.<key>.json                              what was decided about an image's MPI, by what it depends on
 //! refs/<registry>/<repository>/:<tag>/<platform>.json   a tag, replaced by rename
 //! refs/<registry>/<repository>/@<hex>/<platform>.json   a pinned reference, whose digest may be an index's
 //! tmp/                                                  what is being written, or was when a pull broke off
@@ -86,9 +86,10 @@ impl Layout {
         self.root.join("rulings")
     }
 
-    /// The ruling with this key.
-    pub fn ruling(&self, key: &Digest) -> PathBuf {
-        self.rulings().join(format!("{}.json", key.hex()))
+    /// The ruling on an image that depends on all that `key` was made from. The image need not be of this repository:
+    /// it is named by its digest, or by one of whatever else identifies it.
+    pub fn ruling(&self, image: &Digest, key: &Digest) -> PathBuf {
+        self.rulings().join(format!("{}.{}.json", image.hex(), key.short()))
     }
 
     /// Directory of all tags.

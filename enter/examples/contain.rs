@@ -1,7 +1,7 @@
 //! Builds a container from a SquashFS file and runs a command in it as a user, without Slurm: what the tests of this
 //! crate and `ci/bench launch` drive. `--repeat N` builds N times and prints the medians of all phases instead.
 //!
-//!     contain --image FILE [--uid N --gid N] [--mount SPEC] [--volatile DIR] [--site TOML] -- COMMAND...
+//!     contain --image FILE [--uid N --gid N] [--mount SPEC] [--volatile DIR] [--site TOML] [--ruling FILE] -- COMMAND...
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,6 +17,7 @@ use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::{Image, Request};
 use grus_core::site::Site;
+use grus_core::swap::Ruling;
 use grus_enter::{Builder, Inputs, Phase, TIME_LIMIT};
 
 fn main() -> ExitCode {
@@ -46,6 +47,9 @@ fn run() -> Result<u8, Box<dyn Error>> {
             "--site" => inputs.site = Arc::new(Site::parse(&[("--site".into(), value)])?),
             "--workdir" => inputs.job.workdir = AbsPath::parse(&value)?,
             "--limit" => inputs.limit = Duration::from_secs(value.parse()?),
+            "--ruling" => {
+                inputs.request.ruling = Some(Box::new(Ruling::parse(&std::fs::read(value)?)?));
+            }
             "--repeat" => repeat = value.parse()?,
             other => return Err(format!("unknown option {other}").into()),
         }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use grus_core::digest::Digest;
 use grus_core::image::{ImageMeta, MAX_META};
@@ -11,13 +12,16 @@ use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::repository::{Layout, Tag, MAX_TAG};
 use grus_core::Refusal;
-use rustix::fs::OFlags;
+use rustix::fs::{utimensat, AtFlags, OFlags, Timespec, Timestamps, CWD, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use crate::call::{open, shown, stat, Broken};
 use crate::failure::reason;
 use crate::read::{small, Small};
 use crate::trust::is_regular;
+
+/// A use is noted once in this time.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// An image in a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,55 @@ pub fn find(layout: &Layout, reference: &Reference, platform: &Platform) -> Resu
     let Some(text) = read(&file, MAX_TAG, "tag file")? else { return Ok(None) };
     let tag = Tag::parse(&text, &file.to_string_lossy())?;
     by_digest(layout, &tag.digest)
+}
+
+/// The image that is tagged for another platform than the submitting host's: the first by the platform's name.
+pub fn find_staged(layout: &Layout, reference: &Reference) -> Result<Option<Found>, Refusal> {
+    let Some(dir) = layout.tag_dir(reference) else { return Ok(None) };
+    // A directory that cannot be read is as good as an empty one: the image is then told to be missing.
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    let platforms = names.iter().filter_map(|name| Platform::from_file_name(name.strip_suffix(".json")?));
+    for platform in platforms {
+        if let Some(found) = find(layout, reference, &platform)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The image file for a node of `platform`, where submission found `image` for `reference`: each node takes what the
+/// same name means for its own platform. Where there is no such image, `image` again, which then is refused.
+pub fn for_node(image: &Path, reference: &Reference, platform: &Platform) -> Result<PathBuf, Refusal> {
+    let own = || image.to_owned();
+    match meta_beside(image)? {
+        Some(meta) if !platform.runs(&meta.platform) => {}
+        _ => return Ok(own()),
+    }
+    // <root>/images/sha256/<hex>.squashfs
+    let Some(root) = image.ancestors().nth(3) else { return Ok(own()) };
+    let found = find(&Layout::new(root), reference, platform)?;
+    Ok(found.filter(|found| platform.runs(&found.meta.platform)).map_or_else(own, |found| found.path))
+}
+
+/// Notes that a tag is used, for `grus prune`: the time of its file becomes now. At most one write a day, and none
+/// where the user may not write, as in the system's repository. Times of last access would be the file system's word,
+/// which is no word under `noatime`.
+pub fn note_use(layout: &Layout, reference: &Reference, platform: &Platform) {
+    let Some(file) = layout.tag(reference, platform) else { return };
+    let modified = fs::symlink_metadata(&file).and_then(|meta| meta.modified());
+    let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    if age.is_some_and(|age| age > DAY) {
+        let times = Timestamps { last_access: special(UTIME_OMIT), last_modification: special(UTIME_NOW) };
+        // Only a record: a use is not to fail for it.
+        let _ = utimensat(CWD, &file, &times, AtFlags::SYMLINK_NOFOLLOW);
+    }
+}
+
+/// A time that utimensat(2) knows by its nanoseconds alone.
+fn special(nanoseconds: i64) -> Timespec {
+    Timespec { tv_sec: 0, tv_nsec: nanoseconds as _ }
 }
 
 /// All images of a repository, by digest. One that cannot be read is an entry with its refusal.
@@ -108,4 +161,80 @@ fn unreadable(path: &Path, what: &str, errno: Errno) -> Refusal {
 fn not_a_file(path: &Path, what: &str) -> Refusal {
     Refusal::image(format!("the {what} {} is not a regular file", shown(path)))
         .hint("remove it, and pull or import the image again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grus_core::image::META_VERSION;
+
+    /// A repository with `app:1` for these platforms, by the image's number.
+    fn repository(dir: &Path, platforms: &[&str]) -> (Layout, Vec<PathBuf>) {
+        let layout = Layout::new(dir);
+        let app = Reference::parse("x.y/app:1").expect("static");
+        let tag_dir = layout.tag_dir(&app).expect("a tag");
+        fs::create_dir_all(layout.images()).and_then(|()| fs::create_dir_all(&tag_dir)).expect("mkdir");
+        let add = |(n, platform): (usize, &&str)| {
+            let (digest, platform) =
+                (Digest::from_bytes(&[n as u8; 32]), Platform::parse(platform).expect("static"));
+            let meta = ImageMeta {
+                version: META_VERSION,
+                reference: Some(app.clone()),
+                digest: digest.clone(),
+                platform: platform.clone(),
+                created: None,
+                size: 1,
+                unpacked_size: 1,
+                config: Default::default(),
+                layers: vec![],
+            };
+            fs::write(layout.image(&digest), "x").expect("image");
+            fs::write(layout.meta(&digest), meta.to_json()).expect("metadata");
+            let tag = Tag { digest: digest.clone(), resolved: None };
+            fs::write(layout.tag(&app, &platform).expect("a tag"), tag.to_json()).expect("tag");
+            layout.image(&digest)
+        };
+        let images = platforms.iter().enumerate().map(add).collect();
+        (layout, images)
+    }
+
+    #[test]
+    fn each_node_takes_the_image_of_its_own_platform() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (layout, images) = repository(dir.path(), &["linux/amd64", "linux/arm64"]);
+        let app = Reference::parse("x.y/app:1").expect("static");
+        for (platform, own) in [("linux/amd64", 0), ("linux/arm64", 1)] {
+            let platform = Platform::parse(platform).expect("static");
+            for pinned in &images {
+                assert_eq!(for_node(pinned, &app, &platform).as_ref(), Ok(&images[own]));
+            }
+        }
+        let other = Platform::parse("linux/riscv64").expect("static");
+        assert_eq!(for_node(&images[1], &app, &other).as_ref(), Ok(&images[1]), "launching refuses it");
+        assert_eq!(find_staged(&layout, &app).expect("found").map(|f| f.path).as_ref(), Some(&images[0]));
+        let none = Reference::parse("x.y/no:1").expect("static");
+        assert_eq!(find_staged(&layout, &none), Ok(None));
+        assert_eq!(for_node(Path::new("/x.sqsh"), &app, &other), Ok("/x.sqsh".into()), "a file is a file");
+    }
+
+    #[test]
+    fn a_use_makes_a_tag_young_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (layout, _) = repository(dir.path(), &["linux/amd64"]);
+        let app = Reference::parse("x.y/app:1").expect("static");
+        let platform = Platform::parse("linux/amd64").expect("static");
+        let tag = layout.tag(&app, &platform).expect("a tag");
+        let age = |file: &Path, hours: u64| {
+            let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+            fs::File::options().append(true).open(file).and_then(|f| f.set_modified(then)).expect("a time");
+        };
+        let modified = |file: &Path| fs::metadata(file).and_then(|m| m.modified()).expect("a time");
+        for (hours, noted) in [(900, true), (12, false)] {
+            age(&tag, hours);
+            let before = modified(&tag);
+            note_use(&layout, &app, &platform);
+            assert_eq!(modified(&tag) != before, noted, "one write a day is enough");
+        }
+        note_use(&layout, &Reference::parse("x.y/no").expect("static"), &platform);
+    }
 }

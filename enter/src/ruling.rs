@@ -11,8 +11,9 @@ use grus_core::swap::{Mode, Question, Ruling};
 use grus_core::Refusal;
 
 use crate::builder::Inputs;
+use crate::call::During;
 use crate::credentials::Credentials;
-use crate::failure::Failure;
+use crate::failure::{Failure, Phase};
 use crate::read::{small, Small};
 use crate::site::Profiles;
 
@@ -58,8 +59,6 @@ pub(crate) fn ruling(
 
 /// The facts beside the image, read as the user; those of another version or of nobody count as none.
 fn facts(image: &Path, credentials: &Credentials) -> Result<Option<ImageFacts>, Failure> {
-    use crate::call::During;
-    use crate::failure::Phase;
     let path = Layout::facts_beside(image);
     credentials.switch(Opener::User).during(Phase::Credentials)?;
     let read = small(&path, MAX_FACTS);

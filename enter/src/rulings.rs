@@ -1,8 +1,9 @@
-//! Rulings kept in a user's repository (docs/adr/0008): found again by a key of everything they depend on.
+//! Rulings kept in a user's repository (docs/adr/0009): found again by everything they depend on.
 //!
 //! Writing is the helper's. One that cannot be read is none: it is only a decision that need not be made again.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use grus_core::digest::Digest;
 use grus_core::path::AbsPath;
@@ -36,17 +37,17 @@ impl Basis<'_> {
         self.digest.is_some() || !indifferent
     }
 
-    /// The key; `None` if the image file cannot be looked at.
+    /// Its place in a repository; `None` if the image file cannot be looked at.
     ///
     /// A file without a digest is known by what stat(2) tells of it, as make(1) does it.
-    pub fn key(&self) -> Option<Digest> {
+    pub fn place(&self, layout: &Layout) -> Option<PathBuf> {
         let image = match self.digest {
-            Some(digest) => digest.to_string(),
+            Some(digest) => digest.clone(),
             None => {
                 let meta = std::fs::metadata(self.image.as_path()).ok()?;
                 let (device, inode, size) = (meta.dev(), meta.ino(), meta.size());
                 let (changed, nanoseconds) = (meta.ctime(), meta.ctime_nsec());
-                format!("{}\0{device}:{inode}:{size}:{changed}:{nanoseconds}", self.image)
+                digest_of(&format!("{}\0{device}:{inode}:{size}:{changed}:{nanoseconds}", self.image))
             }
         };
         let glibc = match self.glibc {
@@ -54,14 +55,18 @@ impl Basis<'_> {
             GlibcRule::Auto => "auto",
         };
         let rules = env!("CARGO_PKG_VERSION");
-        let text = [rules, &image, &self.mode.to_string(), glibc, self.profiles.hex()].join("\0");
-        Some(Digest::from_bytes(&sha2::Sha256::digest(text).into()))
+        let key = [rules, &self.mode.to_string(), glibc, self.profiles.hex()].join("\0");
+        Some(layout.ruling(&image, &digest_of(&key)))
     }
 }
 
-/// The ruling with this key, if the repository has a sound one.
-pub fn find(layout: &Layout, key: &Digest) -> Option<Ruling> {
-    match small(&layout.ruling(key), MAX_RULING) {
+fn digest_of(text: &str) -> Digest {
+    Digest::from_bytes(&sha2::Sha256::digest(text).into())
+}
+
+/// The ruling at this place, if there is a sound one.
+pub fn read(place: &Path) -> Option<Ruling> {
+    match small(place, MAX_RULING) {
         Ok(Small::Bytes(text)) => Ruling::parse(&text).ok(),
         _ => None,
     }
@@ -71,7 +76,7 @@ pub fn find(layout: &Layout, key: &Digest) -> Option<Ruling> {
 mod tests {
     use super::*;
 
-    fn key(image: &str, digest: Option<u8>, mode: Mode, profiles: u8) -> Option<Digest> {
+    fn key(image: &str, digest: Option<u8>, mode: Mode, profiles: u8) -> Option<PathBuf> {
         let (image, digest) =
             (AbsPath::parse(image).expect("static"), digest.map(|n| Digest::from_bytes(&[n; 32])));
         let profiles = Digest::from_bytes(&[profiles; 32]);
@@ -82,7 +87,7 @@ mod tests {
             glibc: GlibcRule::Never,
             profiles: &profiles,
         }
-        .key()
+        .place(&Layout::new("/r"))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! descriptor opened while deciding is the one that is mounted.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use grus_core::path::AbsPath;
@@ -62,6 +62,16 @@ impl Host for Sources<'_> {
         match entry {
             Ok((_, kind)) => Ok(*kind),
             Err(unavailable) => Err(unavailable.clone()),
+        }
+    }
+
+    fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
+        let look = |path: &AbsPath| open(path.as_path(), OFlags::PATH).err().map(|b| (path.clone(), b.errno));
+        // One change of identity for all of them.
+        let found = self.credentials.switch(opener).map(|()| paths.iter().find_map(look));
+        match self.credentials.switch(Opener::Site).and(found) {
+            Ok(missing) => missing.map(|(path, errno)| (path, Unavailable(reason(errno)))),
+            Err(broken) => paths.first().map(|path| (path.clone(), Unavailable(reason(broken.errno)))),
         }
     }
 }

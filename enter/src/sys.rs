@@ -10,6 +10,7 @@ use std::ptr::{null, null_mut};
 use libc::{c_char, c_int, c_void};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
+use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
 
 use crate::call::{Broken, Called};
@@ -191,7 +192,7 @@ pub(crate) struct Program<'a> {
     /// What becomes its descriptors from 0 on; at most [`MOST_DESCRIPTORS`].
     pub descriptors: &'a [BorrowedFd<'a>],
     /// Limits of its own, hard and soft (setrlimit(2)).
-    pub limits: &'a [(Limit, u64)],
+    pub limits: &'a [(Resource, u64)],
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -200,34 +201,14 @@ pub(crate) struct Program<'a> {
     pub gids: &'a [u32],
 }
 
-/// A resource that [`Program::limits`] bounds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Limit {
-    /// Seconds of processor time.
-    Cpu,
-    /// Bytes of address space.
-    Memory,
-    /// Bytes of a core file.
-    Core,
-}
-
 /// Most descriptors that a [`Program`] gets.
 const MOST_DESCRIPTORS: usize = 5;
 
 /// What the new processes read, and the last one writes, in memory shared with the caller.
-struct Spawn {
-    program: *const c_char,
+struct Spawn<'a> {
+    program: &'a Program<'a>,
     arguments: *const *const c_char,
     environment: *const *const c_char,
-    descriptors: [c_int; MOST_DESCRIPTORS],
-    count: usize,
-    limits: *const (Limit, u64),
-    limits_count: usize,
-    uid: u32,
-    gid: u32,
-    gids: *const u32,
-    gids_count: usize,
-    /// Whether it ends with the thread that started it, or goes on under init.
     dies_with_parent: bool,
     stack: *mut c_void,
     pid: c_int,
@@ -237,9 +218,9 @@ struct Spawn {
 /// Stack of each new process, in 16-byte units: 64 KiB.
 const STACK: usize = 4096;
 
-/// Starts a server: own session, `/` as directory, none of the caller's descriptors, default signals (but SIGPIPE
-/// ignored), no_new_privs. It is nobody's child but init's, so that neither Slurm's wait for tasks nor its tracking
-/// of children ever meets it. Returns its process id once it runs the program.
+/// Starts a server: own session, `/` as directory, default signals (but SIGPIPE ignored), no_new_privs. It is init's
+/// child, so that neither Slurm's wait for tasks nor its tracking of children ever meets it. Returns its process id
+/// once it runs the program.
 ///
 /// As posix_spawn(3) does, both processes share the caller's memory until execve(2), and the caller's thread sleeps
 /// meanwhile (CLONE_VM|CLONE_VFORK): nothing is copied of slurmstepd, and no lock of libc's can be met held.
@@ -256,9 +237,9 @@ pub(crate) fn spawn_server(server: &Program<'_>) -> Called<rustix::process::Pid>
     })
 }
 
-/// Starts a program like [`spawn_server`], but as a child that no wait(2) of others finds, as the first process of
-/// a PID namespace: when it ends, or is killed, whatever it started ends with it (pid_namespaces(7)). It is killed
-/// when the calling thread ends. To be collected by [`wait`].
+/// Starts a program like [`spawn_server`], but as a child, to be collected by [`wait`], and as the first process of a
+/// PID namespace: what it starts ends with it (pid_namespaces(7)), and it with the calling thread. An ordinary wait(2)
+/// finds it, since execve(2) gives it SIGCHLD back: for the time before slurmstepd waits for tasks.
 pub(crate) fn spawn_confined(program: &Program<'_>) -> Called<rustix::process::Pid> {
     started(program, |spawn, stack| {
         // SAFETY: as in `spawn_server`, for the one process.
@@ -275,14 +256,13 @@ pub(crate) fn spawn_confined(program: &Program<'_>) -> Called<rustix::process::P
     })
 }
 
-/// Waits for the end of what [`spawn_confined`] started; its status (wait(2)).
-pub(crate) fn wait(pid: rustix::process::Pid) -> c_int {
+/// Waits for the end of what [`spawn_confined`] started.
+pub(crate) fn wait(pid: rustix::process::Pid) {
     let mut status = 0;
     // SAFETY: a plain call into a local; __WALL since the process has no exit signal.
-    while unsafe { libc::waitpid(pid.as_raw_nonzero().get(), &mut status, libc::__WALL) } < 0
-        && errno() == Errno::INTR
-    {}
-    status
+    while unsafe { libc::waitpid(pid.as_raw_pid(), &mut status, libc::__WALL) } < 0 && errno() == Errno::INTR
+    {
+    }
 }
 
 /// Lays out what the new process needs, and hands it and the end of a stack to `clone`.
@@ -298,23 +278,10 @@ fn started(
     let first_top = stacks.as_mut_ptr_range().end;
     // SAFETY: one past the first half of `stacks` is within it.
     let second_top = unsafe { stacks.as_mut_ptr().add(STACK) };
-    let mut descriptors = [-1; MOST_DESCRIPTORS];
-    let count = program.descriptors.len().min(MOST_DESCRIPTORS);
-    for (to, from) in descriptors.iter_mut().zip(program.descriptors) {
-        *to = from.as_raw_fd();
-    }
     let mut spawn = Spawn {
-        program: program.path.as_ptr(),
+        program,
         arguments: arguments.as_ptr(),
         environment: environment.as_ptr(),
-        descriptors,
-        count,
-        limits: program.limits.as_ptr(),
-        limits_count: program.limits.len(),
-        uid: program.uid,
-        gid: program.gid,
-        gids: program.gids.as_ptr(),
-        gids_count: program.gids.len(),
         dies_with_parent: false,
         stack: second_top.cast(),
         pid: -1,
@@ -358,26 +325,37 @@ extern "C" fn become_program(spawn: *mut c_void) -> c_int {
     }
 }
 
+/// Gives these the numbers from 0 on and closes all others; the error is the call's name.
+unsafe fn descriptors(these: &[BorrowedFd<'_>]) -> Result<(), &'static str> {
+    let mut high = [0; MOST_DESCRIPTORS];
+    // SAFETY: plain calls, in a process whose descriptor table is its own.
+    unsafe {
+        // First out of the way of the numbers they are to have.
+        for (to, from) in high.iter_mut().zip(these) {
+            *to = libc::fcntl(from.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 16);
+            if *to < 0 {
+                return Err("fcntl(F_DUPFD_CLOEXEC)");
+            }
+        }
+        for (to, from) in high.iter().enumerate().take(these.len()) {
+            if libc::dup2(*from, to as c_int) < 0 {
+                return Err("dup2");
+            }
+        }
+        match libc::syscall(libc::SYS_close_range, these.len(), !0u32, 0) {
+            0 => Ok(()),
+            _ => Err("close_range"),
+        }
+    }
+}
+
 /// Returns only on failure, with the name of the call.
 unsafe fn prepare(spawn: &Spawn) -> &'static str {
-    let mut high = [0; MOST_DESCRIPTORS];
     // SAFETY: as in `become_program`, of which this is the body.
     unsafe {
         libc::setsid();
-        // First out of the way of the numbers they are to have.
-        for (to, from) in high.iter_mut().zip(spawn.descriptors).take(spawn.count) {
-            *to = libc::fcntl(from, libc::F_DUPFD_CLOEXEC, 16);
-            if *to < 0 {
-                return "fcntl(F_DUPFD_CLOEXEC)";
-            }
-        }
-        for (to, from) in high.iter().enumerate().take(spawn.count) {
-            if libc::dup2(*from, to as c_int) < 0 {
-                return "dup2";
-            }
-        }
-        if libc::syscall(libc::SYS_close_range, spawn.count, !0u32, 0) < 0 {
-            return "close_range";
+        if let Err(step) = descriptors(spawn.program.descriptors) {
+            return step;
         }
         for signal in 1..=64 {
             libc::signal(signal, if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL });
@@ -388,16 +366,16 @@ unsafe fn prepare(spawn: &Spawn) -> &'static str {
             libc::write(oom, c"0".as_ptr().cast(), 1);
             libc::close(oom);
         }
-        for n in 0..spawn.limits_count {
-            if bound(*spawn.limits.add(n)) < 0 {
+        for (resource, most) in spawn.program.limits {
+            if libc::setrlimit(*resource as _, &libc::rlimit { rlim_cur: *most, rlim_max: *most }) < 0 {
                 return "setrlimit";
             }
         }
-        let (uid, gid) = (spawn.uid, spawn.gid);
+        let Program { uid, gid, gids, .. } = *spawn.program;
         if libc::chdir(c"/".as_ptr()) < 0 {
             return "chdir(/)";
         }
-        if libc::syscall(libc::SYS_setgroups, spawn.gids_count, spawn.gids) < 0 {
+        if libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) < 0 {
             return "setgroups";
         }
         if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
@@ -416,24 +394,13 @@ unsafe fn prepare(spawn: &Spawn) -> &'static str {
         let mut none: libc::sigset_t = zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, null_mut());
-        libc::execve(spawn.program, spawn.arguments, spawn.environment);
+        libc::execve(spawn.program.path.as_ptr(), spawn.arguments, spawn.environment);
     }
     "execve"
 }
 
-unsafe fn bound((limit, most): (Limit, u64)) -> c_int {
-    let resource = match limit {
-        Limit::Cpu => libc::RLIMIT_CPU,
-        Limit::Memory => libc::RLIMIT_AS,
-        Limit::Core => libc::RLIMIT_CORE,
-    };
-    let value = libc::rlimit { rlim_cur: most, rlim_max: most };
-    // SAFETY: a plain call with a whole struct.
-    unsafe { libc::setrlimit(resource, &value) }
-}
-
-/// Runs `child` in a process that shares memory but nothing else with this one, as Slurm's contain_spank does,
-/// after unsharing its mount namespace with `own_mounts`; waits for it.
+/// Runs `child` in a process that shares memory only with this one, as Slurm's contain_spank does, with `own_mounts`
+/// in a mount namespace of its own; waits for it.
 #[cfg(test)]
 pub(crate) fn in_memory_sharing_child(own_mounts: bool, child: impl FnOnce()) {
     struct Child<F>(Option<F>, bool);

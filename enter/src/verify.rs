@@ -15,15 +15,15 @@ use grus_core::refusal::printable;
 use grus_core::swap::{judge_trace, Check, TRACE_ENVIRONMENT};
 use grus_core::Refusal;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
+use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{kill_process, Signal};
+use rustix::process::{kill_process, Resource, Signal};
 
 use crate::builder::Inputs;
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::sys::{spawn_confined, wait, Limit, Program};
+use crate::sys::{spawn_confined, wait, Program};
 
 /// How long the loader may take. A cold file system behind the image is the slow part.
 const TIME: Duration = Duration::from_secs(20);
@@ -32,7 +32,7 @@ const TIME: Duration = Duration::from_secs(20);
 const MAX_OUTPUT: usize = 1 << 20;
 
 /// Processor seconds, address space, no core file; ld.so itself is one process.
-const LIMITS: &[(Limit, u64)] = &[(Limit::Cpu, 10), (Limit::Memory, 16 << 30), (Limit::Core, 0)];
+const LIMITS: &[(Resource, u64)] = &[(Resource::Cpu, 10), (Resource::As, 16 << 30), (Resource::Core, 0)];
 
 /// Does what the plan wants to be verified. Runs on a thread that is in the container's namespace.
 pub(crate) fn verify(plan: &LaunchPlan, inputs: &Inputs) -> Result<(), Failure> {
@@ -51,7 +51,9 @@ fn trace(check: &Check, plan: &LaunchPlan, inputs: &Inputs) -> Result<String, Fa
     let loader = cstring(check.loader.as_str());
     let arguments = [loader.clone(), cstring(check.object.as_str())];
     let environment = environment(plan, &inputs.job.environment);
-    let (output, end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+    // The loader's end blocks, or it would lose what we are too slow to read.
+    let (output, end) = pipe_with(PipeFlags::CLOEXEC)
+        .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
         .map_err(|e| Broken::new("pipe2", e).during(Phase::Verify))?;
     // Of the container, which binds the host's.
     let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Verify)?;
@@ -68,10 +70,8 @@ fn trace(check: &Check, plan: &LaunchPlan, inputs: &Inputs) -> Result<String, Fa
     let pid = spawn_confined(&program).during(Phase::Verify)?;
     drop(end);
     let said = read(output, Instant::now() + TIME);
-    // At the end of its output it is ending; else it has had its time.
-    if said.is_err() {
-        let _ = kill_process(pid, Signal::KILL);
-    }
+    // At the end of its output it has told everything; else it has had its time.
+    let _ = kill_process(pid, Signal::KILL);
     wait(pid);
     match said {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),

@@ -1,7 +1,7 @@
 //! Owns the way from an image's layers to an image in the repository: convert, check, publish. Pull and import
 //! meet here.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use grus_core::digest::Digest;
 use grus_core::image::{ImageMeta, META_VERSION};
@@ -12,40 +12,11 @@ use grus_squash::{convert, convert_reusing, Error, LayerSource, Observer, Option
 
 use crate::archive::rootfs_digest;
 use crate::failure::{reason, Failure};
+use crate::image::{Identity, Image};
 use crate::oci::Config;
 use crate::registry::RegistryError;
 use crate::repository::{Repository, TempFile};
 use crate::reuse::{layer_id, Found};
-
-/// An image ready to be converted.
-pub struct Image {
-    /// Its digest, or how to have it.
-    pub identity: Identity,
-    /// What it runs on.
-    pub platform: Platform,
-    /// Its configuration.
-    pub config: Config,
-    /// Layers, bottom first.
-    pub layers: Vec<Layer>,
-}
-
-/// One layer.
-pub struct Layer {
-    /// Its digest as the manifest has it.
-    pub digest: Digest,
-    /// Its size in bytes as it is stored; 0 if unknown.
-    pub size: u64,
-    /// Its bytes.
-    pub source: Arc<dyn LayerSource>,
-}
-
-/// An image's name in the repository.
-pub enum Identity {
-    /// The digest of its manifest.
-    Known(Digest),
-    /// Its one layer's digest, set when the layer was read to its end.
-    AfterReading(Arc<OnceLock<Digest>>),
-}
 
 /// Converts and publishes `image`; gives its metadata.
 pub fn build(

@@ -40,10 +40,11 @@ impl Failure {
                  --repository; nothing was left at {}",
                 parent(path)
             )),
-            io::ErrorKind::QuotaExceeded => Some(
-                "your quota is used up: remove images with 'grus rmi' or use another place with --repository"
-                    .into(),
-            ),
+            io::ErrorKind::QuotaExceeded => Some(format!(
+                "your quota is used up (see quota(1) or lfs-quota(1)): remove images with 'grus rmi' or 'grus prune', \
+                 or use another place with --repository; nothing was left at {}",
+                parent(path)
+            )),
             io::ErrorKind::PermissionDenied => {
                 Some("check the permissions of this path and of those above".into())
             }
@@ -51,6 +52,19 @@ impl Failure {
             _ => None,
         };
         Self::System { what: format!("cannot {what} {at}: {}", reason(error)), hint }
+    }
+
+    /// Reading `name` failed: the disk, the network, or bytes that are not what a digest says.
+    pub fn read(name: &str, error: &io::Error) -> Self {
+        match RegistryError::from_io(error) {
+            Some(error) => error.clone().into(),
+            None if error.kind() == io::ErrorKind::InvalidData => {
+                Refusal::image(format!("{name} is damaged: {}", reason(error)))
+                    .hint("make or copy it again")
+                    .into()
+            }
+            None => Self::System { what: format!("cannot read {name}: {}", reason(error)), hint: None },
+        }
     }
 
     /// The exit code, as grus(1) lists them.
@@ -72,7 +86,7 @@ impl Failure {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Refusal(refusal) => refusal.hint.as_deref(),
-            Self::Registry(error) => error.hint.as_deref(),
+            Self::Registry(error) => error.way_out(),
             Self::System { hint, .. } => hint.as_deref(),
             Self::Pipe | Self::Cancelled => None,
         }
@@ -123,10 +137,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_names_the_way_out_and_no_number() {
-        let e = Failure::io("write", Path::new("/r/tmp/x"), &io::Error::from_raw_os_error(28));
-        assert_eq!(e.to_string(), "cannot write /r/tmp/x: No space left on device");
-        assert!(e.hint().expect("a hint").contains("grus rmi"));
-        assert_eq!(e.exit_code(), 1);
+    fn a_full_disk_and_a_quota_name_the_way_out_and_no_number() {
+        for (errno, words, hint) in [
+            (28, "No space left on device", "free space"),
+            (122, "Disk quota exceeded", "your quota is used up"),
+        ] {
+            let e = Failure::io("write", Path::new("/r/tmp/x"), &io::Error::from_raw_os_error(errno));
+            assert_eq!(e.to_string(), format!("cannot write /r/tmp/x: {words}"));
+            let said = e.hint().expect("a hint");
+            assert!(
+                said.contains(hint) && said.contains("grus rmi") && said.contains("nothing was left"),
+                "{said}"
+            );
+            assert_eq!(e.exit_code(), 1);
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod command;
 pub mod context;
 pub mod failure;
 pub mod host;
+pub mod image;
 pub mod inspect;
 pub mod interrupt;
 pub mod oci;

@@ -2,25 +2,26 @@
 //! and a total with rate and time left, elsewhere a plain line for each layer done. All of it goes to standard
 //! error; results go to standard output.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use grus_squash::{LayerSource, Observer};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::termios::{tcgetattr, LocalModes};
 
-use crate::build::Layer;
+use crate::image::Layer;
 use crate::interrupt;
 use crate::output;
 use crate::registry::{self, RegistryError};
 
 // Every line fits into a terminal of 60 columns: one that wraps could not be taken back.
 const TOTAL: &str =
-    "  {prefix:12} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4} left";
-const TOTAL_UNSIZED: &str = "  {prefix:12} {spinner} {decimal_bytes:>9} {decimal_bytes_per_sec:>11}";
-const LAYER: &str = "  {prefix:12} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9}";
-const LAYER_UNSIZED: &str = "  {prefix:12} {spinner} {decimal_bytes:>9}";
+    "  {prefix:12!} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {eta:>4} left";
+const TOTAL_UNSIZED: &str = "  {prefix:12!} {spinner} {decimal_bytes:>9} {decimal_bytes_per_sec:>11}";
+const LAYER: &str = "  {prefix:12!} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9}";
+const LAYER_UNSIZED: &str = "  {prefix:12!} {spinner} {decimal_bytes:>9}";
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Style {
 pub struct Progress {
     lines: Lines,
     layers: Vec<Known>,
+    /// What each of them is called.
+    noun: &'static str,
 }
 
 /// What is known of a layer.
@@ -56,6 +59,20 @@ impl Progress {
     /// For layers of these names (digests) and sizes in bytes (0: unknown), bottom first. `title` says what is
     /// being done to what.
     pub fn new(style: Style, title: &str, layers: impl IntoIterator<Item = (String, u64)>) -> Self {
+        Self::of("layer", style, title, layers)
+    }
+
+    /// For one file that is fetched.
+    pub fn of_file(style: Style, title: &str, name: String, size: u64) -> Self {
+        Self::of("file", style, title, [(name, size)])
+    }
+
+    fn of(
+        noun: &'static str,
+        style: Style,
+        title: &str,
+        layers: impl IntoIterator<Item = (String, u64)>,
+    ) -> Self {
         let layers: Vec<Known> = layers
             .into_iter()
             .map(|(name, size)| Known {
@@ -72,14 +89,14 @@ impl Progress {
                 size => format!(", {}", output::bytes(size)),
             };
             let plural = if layers.len() == 1 { "" } else { "s" };
-            output::note(&format!("{title}: {} layer{plural}{size}", layers.len()));
+            output::note(&format!("{title}: {} {noun}{plural}{size}", layers.len()));
         }
         let lines = match style {
             Style::Silent => Lines::Silent,
             Style::Full if io::stderr().is_terminal() => terminal(&layers),
             Style::Full => Lines::Plain(Mutex::new(0)),
         };
-        Self { lines, layers }
+        Self { lines, layers, noun }
     }
 
     /// The first `n` bytes of a layer are here already.
@@ -134,7 +151,8 @@ impl Progress {
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 *done += 1;
                 let bytes = output::bytes(known.seen.load(Ordering::Relaxed));
-                output::note(&format!("layer {} of {}: {} ({bytes})", done, self.layers.len(), known.name));
+                let (noun, count) = (self.noun, self.layers.len());
+                output::note(&format!("{noun} {done} of {count}: {} ({bytes})", known.name));
             }
         }
     }
@@ -144,16 +162,26 @@ fn terminal(layers: &[Known]) -> Lines {
     let all = MultiProgress::new();
     let stopped = Arc::new(AtomicBool::new(false));
     let (screen, stop) = (all.clone(), stopped.clone());
-    interrupt::set_screen(Box::new(move || {
+    interrupt::set_screen(Box::new(move |by_key| {
         stop.store(true, Ordering::SeqCst);
         // Whoever draws at this moment is done by then. Nothing to be done about a terminal that is gone.
         std::thread::sleep(Duration::from_millis(20));
+        if by_key && echoes_keys() {
+            // The last line is full, so the terminal's `^C` is on the next one: back from there.
+            let _ = io::stderr().lock().write_all(b"\r\x1b[2K\x1b[A");
+        }
         let _ = screen.clear();
     }));
     let size = layers.iter().map(|l| l.size).sum::<u64>();
     let known = layers.iter().all(|l| l.size > 0);
     let total = all.add(bar(known.then_some(size), TOTAL, TOTAL_UNSIZED, "total".into()));
     Lines::Terminal { all, total, stopped }
+}
+
+/// Whether the terminal shows control characters that are typed, as `^C` (termios(3), ECHOCTL).
+fn echoes_keys() -> bool {
+    let shown = LocalModes::ECHO | LocalModes::ECHOCTL;
+    tcgetattr(io::stderr()).is_ok_and(|modes| modes.local_modes.contains(shown))
 }
 
 /// A layer's line, above the total.

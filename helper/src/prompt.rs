@@ -57,7 +57,7 @@ impl<'a> Quiet<'a> {
         let mut quiet = before.clone();
         quiet.local_modes -= LocalModes::ECHO;
         let (again, restored) = (terminal.try_clone().map_err(|e| broken(&e))?, before.clone());
-        interrupt::set_screen(Box::new(move || {
+        interrupt::set_screen(Box::new(move |_| {
             let _ = tcsetattr(&again, OptionalActions::Now, &restored);
             let _ = (&again).write_all(b"\n");
         }));
@@ -70,7 +70,7 @@ impl Drop for Quiet<'_> {
     fn drop(&mut self) {
         // There is no other terminal to complain on.
         let _ = tcsetattr(self.terminal, OptionalActions::Flush, &self.before);
-        interrupt::set_screen(Box::new(|| {}));
+        interrupt::set_screen(Box::new(|_| {}));
     }
 }
 

@@ -86,13 +86,36 @@ fn find_or_pull(
     })
 }
 
+/// The image for this host's platform; else the one that was pulled for another, for the nodes are of that then.
 fn find(reference: &Reference, repositories: &[Layout]) -> Result<Option<Resolved>, Refusal> {
     for layout in repositories {
         let Some(found) = repository::find(layout, reference, &Platform::here())? else { continue };
-        let path = AbsPath::parse(&found.path.to_string_lossy())?;
-        return Ok(Some(Resolved { path, digest: Some(found.digest) }));
+        repository::note_use(layout, reference, &Platform::here());
+        return resolved(found).map(Some);
+    }
+    for layout in repositories {
+        let Some(found) = repository::find_staged(layout, reference)? else { continue };
+        repository::note_use(layout, reference, &found.meta.platform);
+        say::note(&format!("image {} is here for {}", reference.familiar(), found.meta.platform));
+        return resolved(found).map(Some);
     }
     Ok(None)
+}
+
+fn resolved(found: repository::Found) -> Result<Resolved, Refusal> {
+    let path = AbsPath::parse(&found.path.to_string_lossy())?;
+    Ok(Resolved { path, digest: Some(found.digest) })
+}
+
+/// The image file on this node, as the user: submission may have been on a host of another platform.
+pub fn on_node(request: &Request, pinned: AbsPath, platform: &Platform) -> Result<AbsPath, Refusal> {
+    match &request.image {
+        Some(Image::Reference(reference)) => {
+            let own = repository::for_node(pinned.as_path(), reference, platform)?;
+            AbsPath::parse(&own.to_string_lossy())
+        }
+        _ => Ok(pinned),
+    }
 }
 
 fn shown_places(repositories: &[Layout]) -> String {

@@ -1,4 +1,4 @@
-//! The host's MPI in the container: the ruling at submission (docs/adr/0008), and on the node the check that
+//! The host's MPI in the container: the ruling at submission (docs/adr/0009), and on the node the check that
 //! `srun --mpi=` speaks to the MPI in use.
 
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use grus_core::request::{Image, Request};
 use grus_core::site::Site;
 use grus_core::swap::{check_launcher, Launcher, Mode, Ruling};
 use grus_core::Refusal;
-use grus_enter::rulings::{find, Basis};
+use grus_enter::rulings::{read, Basis};
 use grus_enter::site::Profiles;
 use grus_enter::Container;
 use slurm_spank::SpankHandle;
@@ -49,25 +49,21 @@ pub fn rule(
     if !basis.matters(&profiles) {
         return Ok(None);
     }
-    let kept = match (image::repositories(site)?.first(), basis.key()) {
-        (Some(repository), Some(key)) => find(repository, &key),
-        _ => None,
+    let repositories = image::repositories(site)?;
+    let kept = repositories.first().and_then(|own| basis.place(own)).and_then(|place| read(&place));
+    let mut ruling = match kept {
+        Some(ruling) => ruling,
+        None => match grus.rule(&resolved.path, &shown(request), mode) {
+            Ok(answer) => Result::from(answer)?,
+            Err(refusal) if *mode == Mode::Auto => {
+                say::note(&format!("{refusal}; the nodes look themselves"));
+                return Ok(None);
+            }
+            Err(refusal) => return Err(refusal),
+        },
     };
-    let ruling = match kept {
-        Some(ruling) => Ok(ruling),
-        None => grus.rule(&resolved.path, &shown(request), mode),
-    };
-    match ruling {
-        Ok(mut ruling) => {
-            ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
-            Ok(Some(Box::new(ruling)))
-        }
-        Err(refusal) if *mode == Mode::Auto => {
-            say::note(&format!("the image's own MPI runs: {refusal}"));
-            Ok(None)
-        }
-        Err(refusal) => Err(refusal),
-    }
+    ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
+    Ok(Some(Box::new(ruling)))
 }
 
 /// The image's name, for messages.

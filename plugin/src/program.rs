@@ -1,5 +1,5 @@
 //! The site's `grus` program, run as the user on the submitting host: it pulls what is missing (D11), and rules on
-//! the MPI of an image where no ruling is kept yet (docs/adr/0008).
+//! the MPI of an image where no ruling is kept yet (docs/adr/0009).
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use grus_core::path::AbsPath;
 use grus_core::reference::Reference;
 use grus_core::refusal::printable;
 use grus_core::site::Site;
-use grus_core::swap::{Answer, Mode, Ruling};
+use grus_core::swap::{Answer, Mode};
 use grus_core::Refusal;
 
 use crate::abi;
@@ -51,21 +51,22 @@ impl Program {
                 .hint(format!("the reason is above; 'grus pull {shown}' tries again"))),
         }
     }
-    /// Rules on the MPI of an image file, and keeps the ruling in the user's repository. `name` is for messages. What
-    /// takes time (reading the libraries of a file that was not pulled) is told on standard error.
-    pub fn rule(&self, image: &AbsPath, name: &str, mode: &Mode) -> Result<Ruling, Refusal> {
+
+    /// Rules on the MPI of an image file, and keeps the ruling in the user's repository; an error where it cannot be
+    /// asked. `name` is for messages. What takes time (reading the libraries of a file that was not pulled) is told on
+    /// standard error.
+    pub fn rule(&self, image: &AbsPath, name: &str, mode: &Mode) -> Result<Answer, Refusal> {
         let mut command = self.command();
         command.args(["explain", image.as_str(), "--for-launch", &mode.to_string(), "--name", name]);
         command.stdin(Stdio::null()).stderr(Stdio::inherit());
         let what = format!("to look at the MPI of image {}", printable(name));
         let output =
             abi::interruptible(|| command.output()).map_err(|error| self.cannot_run(&what, &error))?;
-        match Answer::parse(&output.stdout) {
-            Some(answer) => answer.into(),
-            None => Err(Refusal::site(format!("{} gave no answer {what}", self.command.display())).hint(
+        Answer::parse(&output.stdout).ok_or_else(|| {
+            Refusal::site(format!("{} gave no answer {what}", self.command.display())).hint(
                 "--container-mpi=image leaves it as it is; the program must be of this plugin's release",
-            )),
-        }
+            )
+        })
     }
 
     /// The plugin's site file and its repository, also where the user's environment names others: both must look in

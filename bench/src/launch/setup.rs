@@ -1,7 +1,7 @@
 //! The set-up alone: `enter`'s builder in the conditions of slurmstepd, against `floor.c`, which makes the same mounts by
 //! the fewest system calls. Both in turns, each on a thread of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -16,7 +16,8 @@ use grus_core::plan::{Job, LaunchPlan, Make, Op};
 use grus_core::platform::Platform;
 use grus_core::request::{Image, Request};
 use grus_core::site::Site;
-use grus_enter::{Builder, Container, Failure, Inputs, TIME_LIMIT};
+use grus_core::swap::{Mode, Ruling};
+use grus_enter::{Builder, Container, Failure, Inputs, Phase, TIME_LIMIT};
 use grus_tests::Account;
 
 use crate::figures::Samples;
@@ -38,6 +39,49 @@ pub struct Setup {
     pub join: Samples,
     /// Grus by phases, the kernel's mount and the server's.
     phases: BTreeMap<String, [Samples; 2]>,
+}
+
+/// What it costs to swap the host's MPI in, microseconds.
+#[derive(Debug, Default)]
+pub struct Swap {
+    /// Without.
+    pub plain: Samples,
+    /// With, the ruling having been sent.
+    pub swapped: Samples,
+    /// What the image's loader takes on top, where it is asked.
+    pub verify: Samples,
+    /// Libraries of the host that come in.
+    pub libraries: usize,
+}
+
+/// Measures the same image with and without a ruling, in turns; `stacks` are the node's profiles.
+pub fn swap(account: &Account, image: &Path, stacks: &Path, ruling: Ruling) -> Result<Swap> {
+    let plain = Inputs { stacks: Some(stacks.into()), ..inputs(account, image)? };
+    let libraries =
+        ruling.swap.links.values().chain(ruling.swap.over.values()).collect::<BTreeSet<_>>().len();
+    let mut verified = plain.clone();
+    verified.request.ruling = Some(Box::new(ruling));
+    let mut swapped = verified.clone();
+    Arc::make_mut(&mut swapped.site).mpi.verify = false;
+    let mut plain = plain;
+    plain.request.mpi = Some(Mode::Image);
+    let mut measured = Swap { libraries, ..Swap::default() };
+    for _ in 0..ROUNDS * EACH {
+        measured.plain.0.push(build(&plain)?.1);
+        measured.swapped.0.push(build(&swapped)?.1);
+        let (container, _) = build(&verified)?;
+        let verify = container.timings.0.iter().filter(|(phase, _)| *phase == Phase::Verify);
+        measured.verify.0.extend(verify.map(|(_, took)| took.as_secs_f64() * 1e6));
+    }
+    Ok(measured)
+}
+
+impl fmt::Display for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  without        {}", self.plain)?;
+        writeln!(f, "  {:2} libraries   {}", self.libraries, self.swapped)?;
+        writeln!(f, "  verify         {}", self.verify)
+    }
 }
 
 /// Measures all, in turns.

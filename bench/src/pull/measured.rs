@@ -80,15 +80,16 @@ pub struct Runner {
     dir: std::path::PathBuf,
     env: Vec<(OsString, OsString)>,
     interrupt: Interrupt,
+    limit: Duration,
 }
 
 impl Runner {
-    /// Programs that run in `dir`.
-    pub fn new(dir: &Path, interrupt: Interrupt) -> Self {
+    /// Programs that run in `dir`, none for longer than `limit`.
+    pub fn new(dir: &Path, interrupt: Interrupt, limit: Duration) -> Self {
         let fixed = [("PATH", PATH), ("USER", "root"), ("LC_ALL", "C.UTF-8")];
         let mut env: Vec<_> = fixed.map(|(name, value)| (name.into(), value.into())).to_vec();
         env.extend(["HOME", "TMPDIR"].map(|name| (name.into(), dir.into())));
-        Self { dir: dir.into(), env, interrupt }
+        Self { dir: dir.into(), env, interrupt, limit }
     }
 
     /// Sets an environment variable for all.
@@ -126,11 +127,15 @@ impl Runner {
 
     /// Waits for the end and returns the most memory seen.
     fn watch(&self, child: &mut Child) -> Result<u64> {
-        let mut most = 0;
+        let (mut most, start) = (0, Instant::now());
         while child.try_wait()?.is_none() {
-            if let Err(interrupted) = self.interrupt.check() {
+            let in_time = || {
+                ensure!(start.elapsed() < self.limit, "ended after {} s (--limit)", self.limit.as_secs());
+                Ok(())
+            };
+            if let Err(error) = self.interrupt.check().and_then(|()| in_time()) {
                 end(child)?;
-                return Err(interrupted);
+                return Err(error);
             }
             most = most.max(anonymous(child.id()));
             sleep(SAMPLE);
@@ -179,10 +184,20 @@ fn anonymous(pid: u32) -> u64 {
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let runner = Runner::new(dir.path(), Interrupt(Arc::default()), Duration::from_secs(1));
+        let error = runner.run(&[&"sleep", &"600"]).expect_err("too long");
+        assert_eq!(error.to_string(), "ended after 1 s (--limit)");
+    }
+
     #[test]
     fn the_accounts_of_a_program() {
         let dir = tempfile::tempdir().expect("a directory");
-        let runner = Runner::new(dir.path(), Interrupt(Arc::default()));
+        let runner = Runner::new(dir.path(), Interrupt(Arc::default()), HOUR);
         let used =
             runner.run(&[&"sh", &"-c", &"head -c 1000000 /dev/zero >file; sleep 0.2"]).expect("it runs");
         assert!(used.written >= 1_000_000 && used.written < 3_000_000, "{used:?}");
@@ -195,7 +210,7 @@ mod tests {
     fn an_interrupt_ends_what_runs() {
         let dir = tempfile::tempdir().expect("a directory");
         let flag = Arc::new(AtomicBool::new(false));
-        let runner = Runner::new(dir.path(), Interrupt(Arc::clone(&flag)));
+        let runner = Runner::new(dir.path(), Interrupt(Arc::clone(&flag)), HOUR);
         let setter = std::thread::spawn(move || {
             sleep(Duration::from_millis(200));
             flag.store(true, Ordering::Relaxed);

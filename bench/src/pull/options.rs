@@ -1,6 +1,7 @@
 //! The words after `grus-bench pull`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use grus_tests::images::LARGE;
@@ -11,6 +12,7 @@ use super::tools::{Tool, PEERS};
 pub const USAGE: &str = "\
 grus-bench pull [--images slim,many32,hpc] [--peers podman,umoci,charliecloud] [--rounds 3]
     [--layouts DIR]   take DIR/IMAGE, an OCI layout with the tag 'latest', instead of making IMAGE
+    [--limit SECONDS] the longest that one program may run; a peer that takes longer has no figure (900)
     [--dir DIR]       work below DIR, on a disk with room for the largest image three times (/var/tmp)
     [--figure FILE]   draw the wall times into FILE, as SVG";
 
@@ -25,6 +27,8 @@ pub struct Options {
     pub named: bool,
     /// Runs of each tool for each image.
     pub rounds: usize,
+    /// The longest that one program may run.
+    pub limit: Duration,
     /// Ready OCI layouts.
     pub layouts: Option<PathBuf>,
     /// Where to work.
@@ -41,6 +45,7 @@ impl Options {
             peers: PEERS.map(|(_, tool)| tool).to_vec(),
             named: false,
             rounds: 3,
+            limit: Duration::from_secs(900),
             layouts: None,
             dir: "/var/tmp".into(),
             figure: None,
@@ -54,6 +59,10 @@ impl Options {
                     options.named = true;
                 }
                 "--rounds" => options.rounds = value.parse().context("--rounds wants a number")?,
+                "--limit" => {
+                    let seconds = value.parse().context("--limit wants a number of seconds")?;
+                    options.limit = Duration::from_secs(seconds);
+                }
                 // Programs run in a directory of their own.
                 "--layouts" => options.layouts = Some(std::path::absolute(Path::new(value))?),
                 "--dir" => options.dir = std::path::absolute(Path::new(value))?,
@@ -90,7 +99,13 @@ mod tests {
         assert_eq!((some.images, some.rounds), (vec!["slim".to_owned()], 5));
         assert_eq!(some.peers, [Tool::Umoci, Tool::Podman]);
         assert_eq!(Options::parse(&["--peers", ""]).expect("none").peers, []);
-        for bad in [&["--rounds"][..], &["--rounds", "0"], &["--peers", "shifter"], &["--colour", "red"]] {
+        for bad in [
+            &["--rounds"][..],
+            &["--rounds", "0"],
+            &["--limit", "long"],
+            &["--peers", "shifter"],
+            &["--colour", "red"],
+        ] {
             assert!(Options::parse(bad).is_err(), "{bad:?}");
         }
     }

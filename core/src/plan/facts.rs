@@ -1,6 +1,6 @@
 //! What a decision may ask: the image's tree, the host's files, the job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::identity::User;
@@ -72,6 +72,9 @@ pub trait Host {
     /// The type of what `path` leads to, links followed, opened as `opener`. A node keeps what it opened, so
     /// that the mount is of exactly this file.
     fn source(&self, path: &AbsPath, opener: Opener) -> Result<Kind, Unavailable>;
+
+    /// The first of `paths` that `opener` cannot reach, and why; for what lies below a source.
+    fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)>;
 }
 
 /// The job, as far as a container depends on it.

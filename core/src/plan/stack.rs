@@ -1,8 +1,8 @@
 //! The host's MPI stack in a plan (D9): the binds, links and texts of a [`Swap`] that was decided and proved.
 
 use super::decide::{Draft, Launch};
-use super::resolve::{locate, Located};
-use super::{Kind, Make, Op, Opener};
+use super::resolve::locate;
+use super::{Kind, Make, Op, Opener, Unavailable};
 use crate::ldcache;
 use crate::path::AbsPath;
 use crate::refusal::{printable, Refusal};
@@ -25,22 +25,23 @@ impl Draft<'_> {
             }
             return Err(Refusal::user(why).hint("mount elsewhere, or pass --container-mpi=image"));
         }
-        let asked = |source: &AbsPath| Source { path: source.clone(), stack: &swap.stack };
+        let incomplete = |path: &AbsPath, reason| incomplete(&swap.stack, path, reason);
         for extra in &swap.extras {
-            self.host_bind(asked(&extra.source), &extra.destination, extra.optional)?;
+            match self.host.source(&extra.source, Opener::User) {
+                Ok(kind) => self.host_bind(&extra.source, &extra.destination, kind)?,
+                Err(_) if extra.optional => {}
+                Err(reason) => return Err(incomplete(&extra.source, reason)),
+            }
         }
-        for bind in &swap.over {
-            self.host_bind(asked(&bind.source), &bind.destination, false)?;
+        if let Some((path, reason)) = self.host.missing(&swap.needs, Opener::User) {
+            return Err(incomplete(&path, reason));
         }
         let dir = AbsPath::parse(LIBRARY_DIR)?;
-        for (name, source) in &swap.files {
-            self.host_bind(asked(source), &dir.join(name), false)?;
-        }
-        if !swap.links.is_empty() {
-            let Located { path: dir, .. } = locate(self.rootfs, &dir)?;
-            for (name, target) in &swap.links {
-                self.make(&dir.join(name), Make::Link(target.clone()))?;
-            }
+        let new = swap.links.iter().map(|(name, target)| (dir.join(name), target));
+        for (path, target) in swap.over.iter().map(|(path, target)| (path.clone(), target)).chain(new) {
+            let (Some(above), Some(name)) = (path.parent(), path.components().next_back()) else { continue };
+            let at = locate(self.rootfs, &above)?.path.join(name);
+            self.make(&at, Make::Link(target.clone()))?;
         }
         self.text("/etc/ld.so.cache", ldcache::MAX_CACHE, |image| swap.cache(ldcache::parse(image).ok()))?;
         Ok(Some(swap))
@@ -49,9 +50,9 @@ impl Draft<'_> {
     /// A path that the swap needs to be the image's, and the mount that hides it.
     fn covered(&self, swap: &Swap) -> Result<Option<(AbsPath, AbsPath)>, Refusal> {
         let own = AbsPath::parse(LIBRARY_DIR)?;
-        let placed = !(swap.files.is_empty() && swap.links.is_empty());
-        for path in swap.over.iter().map(|b| &b.destination).chain(placed.then_some(&own)) {
-            let at = locate(self.rootfs, path)?.path;
+        for path in swap.over.keys().chain((!swap.links.is_empty()).then_some(&own)) {
+            let (Some(above), Some(name)) = (path.parent(), path.components().next_back()) else { continue };
+            let at = locate(self.rootfs, &above)?.path.join(name);
             let hides = |op: &&Op| matches!(op, Op::Bind { destination, .. } if at.is_within(destination));
             if let Some(mount) = self.mounts.iter().find(hides) {
                 return Ok(Some((path.clone(), mount.destination().clone())));
@@ -60,30 +61,18 @@ impl Draft<'_> {
         Ok(None)
     }
 
-    fn host_bind(&mut self, source: Source, destination: &AbsPath, optional: bool) -> Result<(), Refusal> {
-        let kind = match self.host.source(&source.path, Opener::User) {
-            Ok(kind) => kind,
-            Err(_) if optional => return Ok(()),
-            Err(reason) => {
-                return Err(Refusal::site(format!(
-                    "host stack '{}' is incomplete: {}: {reason}",
-                    printable(source.stack),
-                    source.path
-                ))
-                .hint("--container-mpi=image runs the image's own MPI; the administrator checks the stack on this node"))
-            }
-        };
+    fn host_bind(&mut self, source: &AbsPath, destination: &AbsPath, kind: Kind) -> Result<(), Refusal> {
         // A mount of the site may have brought it already.
         let at = locate(self.rootfs, destination)?.path;
         if let Some((from, around, _)) = self.bind_around(&at) {
             let below = at.components().skip(around.depth());
-            if below.fold(from, |path, name| path.join(name)) == source.path {
+            if below.fold(from, |path, name| path.join(name)) == *source {
                 return Ok(());
             }
         }
         let destination = self.place(destination, kind == Kind::Directory)?;
         self.mounts.push(Op::Bind {
-            source: source.path,
+            source: source.clone(),
             destination,
             readonly: true,
             devices: false,
@@ -93,8 +82,8 @@ impl Draft<'_> {
     }
 }
 
-/// A file or directory of a stack.
-struct Source<'a> {
-    path: AbsPath,
-    stack: &'a str,
+fn incomplete(stack: &str, path: &AbsPath, reason: Unavailable) -> Refusal {
+    Refusal::site(format!("host stack '{}' is incomplete: {path}: {reason}", printable(stack))).hint(
+        "--container-mpi=image runs the image's own MPI; the administrator checks the stack on this node",
+    )
 }

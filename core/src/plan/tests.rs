@@ -1,7 +1,7 @@
 //! Golden plans: launches against a stand-in tree, each compared with its text under `core/tests/golden`.
 //! `GRUS_GOLDEN=1 cargo test -p grus-core` rewrites the texts; review reads the difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
@@ -11,7 +11,7 @@ use crate::options::by_name;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::site::Site;
-use crate::swap::{Bind, Check, Extent, ExtraBind, Swap};
+use crate::swap::{Check, Extent, ExtraBind, Swap};
 
 /// An image's tree: path to entry, and contents of files.
 #[derive(Default)]
@@ -82,7 +82,7 @@ impl Files {
         let mut all: BTreeMap<_, _> = dirs.into_iter().map(|d| (d, Kind::Directory)).collect();
         all.extend(["/etc/hosts", "/etc/resolv.conf", "/data/file"].map(|f| (f, Kind::File)));
         all.insert("/dev/fuse", Kind::Device);
-        all.extend(["/opt/mpi", "/opt/mpi/prov"].map(|d| (d, Kind::Directory)));
+        all.extend(["/opt/mpi", "/usr/lib"].map(|d| (d, Kind::Directory)));
         all.extend(["/opt/mpi/libmpi.so.12.4", "/usr/lib/libcxi.so.1"].map(|f| (f, Kind::File)));
         all.insert("/secret", Kind::Directory);
         Self(all, &["/secret"])
@@ -95,6 +95,10 @@ impl Host for Files {
             return Err(Unavailable("Permission denied".into()));
         }
         self.0.get(path.as_str()).copied().ok_or_else(|| Unavailable("No such file or directory".into()))
+    }
+
+    fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
+        paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
     }
 }
 
@@ -234,20 +238,23 @@ fn path(text: &str) -> AbsPath {
 
 /// A stack with one library over the image's, one new, one directory and one that only some nodes have.
 fn swap() -> Swap {
-    let extra = |at: &str, optional| ExtraBind { source: path(at), destination: path(at), optional };
+    let extra =
+        |at: &str, to: &str, optional| ExtraBind { source: path(at), destination: path(to), optional };
+    let (mpi, cxi) = (path("/opt/mpi/libmpi.so.12.4"), path("/run/grus/host/usr/lib/libcxi.so.1"));
     Swap {
         extent: Extent::Mpi,
         stack: "cray".into(),
         machine: "x86_64".into(),
-        over: vec![Bind {
-            source: path("/opt/mpi/libmpi.so.12.4"),
-            destination: path("/usr/lib/libmpi.so.12.1"),
-        }],
-        files: [("libcxi.so.1".to_owned(), path("/usr/lib/libcxi.so.1"))].into(),
-        links: [("libmpi.so.12".to_owned(), path("/usr/lib/libmpi.so.12.1"))].into(),
+        over: [(path("/usr/lib/libmpi.so.12.1"), mpi.clone())].into(),
+        links: [("libmpi.so.12".to_owned(), mpi.clone()), ("libcxi.so.1".to_owned(), cxi)].into(),
+        needs: [mpi, path("/usr/lib/libcxi.so.1")].into(),
         cached: vec!["libcxi.so.1".into(), "libmpi.so.12".into()],
         library_path: Some(path("/run/grus/lib")),
-        extras: vec![extra("/opt/mpi/prov", false), extra("/opt/missing", true)],
+        extras: vec![
+            extra("/opt/mpi", "/opt/mpi", false),
+            extra("/opt/missing", "/opt/missing", true),
+            extra("/usr/lib", "/run/grus/host/usr/lib", false),
+        ],
         set: [("FI_PROVIDER_PATH".to_owned(), "/opt/mpi/prov".to_owned())].into(),
         default: [("FI_PROVIDER".to_owned(), "cxi".to_owned())].into(),
         check: Some(Check {
@@ -298,11 +305,11 @@ fn a_mount_over_what_was_proved_keeps_the_images_mpi_or_is_refused() {
 #[test]
 fn a_stack_that_this_node_lacks_is_no_reason_to_run_another() {
     let mut case = swapped(&[]);
-    case.swap.as_mut().expect("set").over[0].source = path("/opt/mpi/gone.so");
+    case.swap.as_mut().expect("set").needs.insert(path("/opt/mpi/gone.so"));
     let refusal = case.refused();
     assert_eq!(refusal.what, "host stack 'cray' is incomplete: /opt/mpi/gone.so: No such file or directory");
     // A stack is told by users, too: what only root reaches stays out of reach.
-    case.swap.as_mut().expect("set").over[0].source = path("/secret");
+    case.swap.as_mut().expect("set").extras[0].source = path("/secret");
     assert!(case.refused().what.ends_with("/secret: Permission denied"));
 }
 

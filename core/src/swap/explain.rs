@@ -68,11 +68,8 @@ impl Display for Swap {
             }
             Extent::Mpi => writeln!(f, "The MPI of host stack '{}' is used.", self.stack)?,
         }
-        for bind in &self.over {
-            writeln!(f, "bind      {} on {}", bind.source, bind.destination)?;
-        }
-        for (name, source) in &self.files {
-            writeln!(f, "bind      {source} on {}/{name}", super::LIBRARY_DIR)?;
+        for (file, target) in &self.over {
+            writeln!(f, "link      {file} -> {target}")?;
         }
         for (name, target) in &self.links {
             writeln!(f, "link      {}/{name} -> {target}", super::LIBRARY_DIR)?;

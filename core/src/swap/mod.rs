@@ -31,7 +31,7 @@ pub use ruling::{Answer, Ruling, MAX_RULING};
 pub use trace::{judge as judge_trace, ENVIRONMENT as TRACE_ENVIRONMENT};
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::elf::ImageFacts;
@@ -42,7 +42,7 @@ use crate::stack::{Pmi, Stack};
 
 /// The one directory of new library names in the container.
 pub const LIBRARY_DIR: &str = "/run/grus/lib";
-/// Where host directories go whose own path the image has taken.
+/// Where host directories go whose own path the image has taken, or that nothing asks for by their own path.
 pub const HOST_DIR: &str = "/run/grus/host";
 
 /// Whose MPI runs: `--container-mpi`.
@@ -148,16 +148,7 @@ pub enum Extent {
     Mpi,
 }
 
-/// A host file bound over a file of the image.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Bind {
-    /// On the host.
-    pub source: AbsPath,
-    /// In the image, without links.
-    pub destination: AbsPath,
-}
-
-/// A file or directory of the stack.
+/// A file or directory of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtraBind {
     /// On the host.
@@ -190,19 +181,19 @@ pub struct Swap {
     pub extent: Extent,
     /// Name of the stack; empty for [`Extent::Nothing`].
     pub stack: String,
-    /// Host libraries over image files. Read-only.
-    pub over: Vec<Bind>,
-    /// Host libraries as new files in [`LIBRARY_DIR`]: by file name, its source.
-    pub files: BTreeMap<String, AbsPath>,
+    /// Files of the image, without links in their paths, in whose place come links to host libraries.
+    pub over: BTreeMap<AbsPath, AbsPath>,
     /// Symbolic links in [`LIBRARY_DIR`]: name and absolute target.
     pub links: BTreeMap<String, AbsPath>,
+    /// Libraries of the host, by their paths there, that must be on the node.
+    pub needs: BTreeSet<AbsPath>,
     /// Machine of the stack, as `uname -m` has it.
     pub machine: String,
     /// Names of [`LIBRARY_DIR`] that /etc/ld.so.cache leads to; none: the image's own serves.
     pub cached: Vec<String>,
     /// Put before LD_LIBRARY_PATH.
     pub library_path: Option<AbsPath>,
-    /// Further files and directories of the stack.
+    /// Files and directories of the host that are bound, read-only.
     pub extras: Vec<ExtraBind>,
     /// Device nodes; a trailing `*` matches any ending.
     pub devices: Vec<AbsPath>,

@@ -1,15 +1,16 @@
 //! Where host libraries go in the container, and everything else a stack brings.
 //!
-//! A library that stands for one of the image's is bound over its real file: cache, RPATH, RUNPATH,
+//! A library that stands for one of the image's takes its real file's place, as a link: cache, RPATH, RUNPATH,
 //! LD_LIBRARY_PATH and absolute dlopen all lead there. Every name is also in one new directory, which is found
 //! twice: by LD_LIBRARY_PATH and by an ld.so.cache of our own. A stack's directories keep their host paths
-//! where the image leaves them free.
+//! where the image leaves them free; the directories of all other libraries are bound as a whole where no search
+//! leads. So a swap costs a few mounts, not one for each library (docs/adr/0009).
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::closure::Closure;
 use super::loader::World;
-use super::{Bind, Extent, ExtraBind, Question, Swap, HOST_DIR, LIBRARY_DIR};
+use super::{Extent, ExtraBind, Question, Swap, HOST_DIR, LIBRARY_DIR};
 use crate::ldcache::{self, Cache, Entry};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -42,10 +43,11 @@ pub(super) fn place<'a>(
             placed.insert(at.into(), library);
         }
     }
+    let host = Homes::of(&swap.extras, closure)?;
     for (destination, library) in &closure.over {
-        swap.over.push(Bind { source: library.path.clone(), destination: (*destination).clone() });
+        swap.over.insert((*destination).clone(), host.of_library(library));
     }
-    let mut cached = arrange(closure, names, &dir, &mut swap, &mut placed);
+    let mut cached = arrange(closure, names, &dir, &host, &mut swap, &mut placed);
     for (name, path) in &closure.shown {
         swap.links.insert((*name).to_owned(), (*path).clone());
         cached.push((*name).to_owned());
@@ -53,12 +55,17 @@ pub(super) fn place<'a>(
     cached.sort();
     cached.dedup();
     let cache = cache(facts.cache.clone().unwrap_or_default(), &stack.machine, &cached);
-    if !(swap.files.is_empty() && swap.links.is_empty()) {
+    if !swap.links.is_empty() {
         swap.library_path = Some(dir);
         swap.cached = cached;
     }
+    let mut needs: Vec<_> = closure.libraries.iter().chain(closure.over.values()).collect();
+    // A plugin that is not there is not opened.
+    needs.retain(|l| l.role != Role::Plugin);
+    swap.needs = needs.into_iter().map(|l| l.path.clone()).collect();
     let ucx = closure.libraries.iter().any(|l| l.soname().starts_with("libucs.so"));
     surroundings(stack, extent, ucx, &mut swap);
+    swap.extras.extend(host.binds());
     let over = closure.over.iter().map(|(p, l)| (p.as_str(), *l)).collect();
     let library_path = swap.library_path.iter().map(|d| d.to_string());
     let library_path = library_path.chain(q.library_path.iter().cloned()).collect();
@@ -68,44 +75,71 @@ pub(super) fn place<'a>(
     Ok(Placed { swap, world })
 }
 
-/// Gives every library its place and its names in [`LIBRARY_DIR`]; returns the names for the cache.
+/// Where the container has the host's libraries: in the stack's directories, else below [`HOST_DIR`].
+struct Homes {
+    /// Of the stack.
+    extras: Vec<ExtraBind>,
+    /// Directories to bind below [`HOST_DIR`]; none lies in another.
+    dirs: Vec<AbsPath>,
+    below: AbsPath,
+}
+
+impl Homes {
+    fn of(extras: &[ExtraBind], closure: &Closure) -> Result<Self, Refusal> {
+        let elsewhere = closure.libraries.iter().chain(closure.over.values());
+        let elsewhere = elsewhere.filter(|l| at_extra(extras, &l.path).is_none());
+        let mut dirs: Vec<AbsPath> = elsewhere.filter_map(|l| l.path.parent()).collect();
+        dirs.sort();
+        dirs.dedup_by(|dir, outer| dir.is_within(outer));
+        Ok(Self { extras: extras.to_vec(), dirs, below: AbsPath::parse(HOST_DIR)? })
+    }
+
+    fn of_library(&self, library: &Library) -> AbsPath {
+        at_extra(&self.extras, &library.path).unwrap_or_else(|| self.below(&library.path))
+    }
+
+    fn below(&self, path: &AbsPath) -> AbsPath {
+        path.components().fold(self.below.clone(), |at, name| at.join(name))
+    }
+
+    fn binds(&self) -> impl Iterator<Item = ExtraBind> + '_ {
+        let bind =
+            |dir: &AbsPath| ExtraBind { source: dir.clone(), destination: self.below(dir), optional: false };
+        self.dirs.iter().map(bind)
+    }
+}
+
+/// Gives every library its names in [`LIBRARY_DIR`]; returns the names for the cache.
 fn arrange<'a>(
     closure: &Closure<'a>,
     names: &[(String, &'a Library)],
     dir: &AbsPath,
+    host: &Homes,
     swap: &mut Swap,
     placed: &mut HashMap<String, &'a Library>,
 ) -> Vec<String> {
     let mut cached = vec![];
     // glibc's pieces go over the image's and nowhere else.
     for library in closure.libraries.iter().filter(|l| l.role != Role::Glibc) {
+        let plugin = library.role == Role::Plugin;
         // A plugin in one of the stack's directories is opened by its path there.
-        if library.role == Role::Plugin && at_extra(&swap.extras, &library.path).is_some() {
+        if plugin && at_extra(&swap.extras, &library.path).is_some() {
             continue;
         }
-        let over = closure.over.iter().find(|(_, l)| l.path == library.path).map(|(p, _)| (*p).clone());
-        let target = match at_extra(&swap.extras, &library.path).or(over) {
-            Some(target) => target,
-            None => {
-                let earlier = swap.files.insert(library.file_name().to_owned(), library.path.clone());
-                if earlier.is_some_and(|p| p != library.path) {
-                    swap.warnings.push(format!("two host files are called {}", library.file_name()));
-                }
-                dir.join(library.file_name())
-            }
-        };
+        let target = host.of_library(library);
+        placed.insert(target.clone().into(), library);
         let further = names.iter().filter(|(_, l)| l.path == library.path).map(|(n, _)| n.as_str());
         // A plugin is opened by its file's name, and several share a SONAME.
-        let own = Some(library.soname()).filter(|_| library.role != Role::Plugin);
-        for name in further.chain(own) {
-            if dir.join(name) != target {
-                swap.links.insert(name.to_owned(), target.clone());
+        let own = if plugin { library.file_name() } else { library.soname() };
+        for name in further.chain([own]) {
+            let earlier = swap.links.insert(name.to_owned(), target.clone());
+            if earlier.is_some_and(|t| t != target) {
+                swap.warnings.push(format!("two host libraries are called {name}"));
             }
             placed.insert(dir.join(name).into(), library);
-            cached.push(name.to_owned());
-        }
-        if target.parent().as_ref() == Some(dir) {
-            placed.insert(target.into(), library);
+            if !plugin {
+                cached.push(name.to_owned());
+            }
         }
     }
     cached

@@ -1,4 +1,4 @@
-//! A decision as it is kept beside a user's images and sent to the nodes (docs/adr/0008): so that a launch costs
+//! A decision as it is kept beside a user's images and sent to the nodes (docs/adr/0009): so that a launch costs
 //! no decision. It is hostile text to whoever reads it: its paths check themselves, and what it names is opened
 //! as the user, so it can do nothing that `--mount` could not.
 
@@ -14,7 +14,7 @@ const FORMAT: u32 = 1;
 /// Largest ruling that is read, in bytes. It must fit beside everything else in a request.
 pub const MAX_RULING: usize = 64 << 10;
 
-/// Most binds, links and files together: a mount each.
+/// Most binds and links together.
 const MAX_PLACED: usize = 2000;
 
 /// What was decided, and by which profiles.
@@ -68,14 +68,14 @@ impl Ruling {
         if self.format != FORMAT {
             return Err(format!("it has format {}", self.format));
         }
-        let placed = swap.over.len() + swap.files.len() + swap.links.len() + swap.extras.len();
-        if placed > MAX_PLACED || swap.cached.len() > MAX_PLACED {
+        let placed = swap.over.len() + swap.links.len() + swap.extras.len();
+        if placed > MAX_PLACED || swap.cached.len() > MAX_PLACED || swap.needs.len() > MAX_PLACED {
             return Err(format!("it places more than {MAX_PLACED} files"));
         }
         let plain = |name: &String| {
             !name.is_empty() && name.len() < 256 && !name.contains(['/', '\0']) && name != "." && name != ".."
         };
-        match swap.files.keys().chain(swap.links.keys()).chain(&swap.cached).find(|n| !plain(n)) {
+        match swap.links.keys().chain(&swap.cached).find(|n| !plain(n)) {
             Some(name) => Err(format!("'{name}' is no file name")),
             None => Ok(()),
         }

@@ -14,8 +14,8 @@ use serde::Deserialize;
 
 use super::stream::plain_layer;
 use super::{Members, Wanted};
-use crate::build::{Identity, Image, Layer};
 use crate::failure::Failure;
+use crate::image::{Identity, Image, Layer};
 use crate::oci::{json, Config, MAX_LAYERS};
 use crate::verify::{digest_of, Verified};
 

@@ -8,8 +8,8 @@ use grus_core::refusal::{printable, Refusal};
 use grus_squash::LayerSource;
 
 use super::{Members, Wanted};
-use crate::build::{Identity, Image, Layer};
 use crate::failure::Failure;
+use crate::image::{Identity, Image, Layer};
 use crate::oci::{json, Config, Descriptor, Document, Index, RawPlatform};
 use crate::verify::{digest_of, Verified};
 

@@ -10,22 +10,24 @@ mod rootfs;
 mod stream;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
+use grus_core::digest::Digest;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
 use grus_squash::{DirectorySource, LayerSource};
 
-use crate::build::Image;
 use crate::failure::{reason, Failure};
+use crate::image::Image;
 use crate::oci::{Config, RawPlatform};
 use crate::repository::{Repository, TempFile};
+use crate::verify::Verified;
 use members::Members;
 use stream::{Content, Stream};
 
-pub use rootfs::digest as rootfs_digest;
+pub use rootfs::{digest as rootfs_digest, Hashed};
 
 /// Which image of an archive is wanted.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Wanted {
     pub reference: Reference,
     /// `--select`: the name of the image in the archive.
     pub select: Option<String>,
+    /// `--digest`: what the bytes must be.
+    pub digest: Option<Digest>,
     /// The platform.
     pub platform: Platform,
 }
@@ -50,7 +54,14 @@ pub enum Source {
 pub struct Opened {
     /// What it is.
     pub source: Source,
-    _spool: Option<TempFile>,
+    spool: Option<TempFile>,
+}
+
+impl Opened {
+    /// Whether the stream it comes from was read to its end.
+    pub fn is_spooled(&self) -> bool {
+        self.spool.is_some()
+    }
 }
 
 /// Finds out what `from` is (`-` is standard input) and opens the wanted image in it.
@@ -59,27 +70,38 @@ pub fn open(from: &Path, wanted: &Wanted, repository: &Repository) -> Result<Ope
         Some("-") => "standard input".to_owned(),
         _ => printable(&from.display().to_string()),
     };
+    let stated = |from: Box<dyn Read + Send>| -> Box<dyn Read + Send> {
+        match &wanted.digest {
+            Some(digest) => Box::new(Verified::new(from, digest.clone(), None)),
+            None => from,
+        }
+    };
     if from.as_os_str() == "-" {
-        return stream(Box::new(io::stdin()), &name, wanted, repository);
+        return open_stream(stated(Box::new(io::stdin())), &name, wanted, repository);
     }
     let meta = fs::metadata(from).map_err(|e| not_there(&name, &e))?;
     if meta.is_dir() {
+        if wanted.digest.is_some() {
+            return Err(Refusal::user(format!("{name} is a directory, which has no digest"))
+                .hint("leave --digest out, or import a file")
+                .into());
+        }
         return directory(from, wanted)
-            .map(|image| Opened { source: Source::Image(Box::new(image)), _spool: None });
+            .map(|image| Opened { source: Source::Image(Box::new(image)), spool: None });
     }
     let failed = |e: io::Error| not_there(&name, &e);
     let mut file = File::open(from).map_err(failed)?;
-    if meta.is_file() {
+    if meta.is_file() && wanted.digest.is_none() {
         // A plain tar of images is read in place; all else is read as a stream.
         let head = Stream::open(Box::new(file.try_clone().map_err(failed)?), &name)?;
         if head.content() == Content::Tar && head.is_plain() && head.is_tar() {
             if let Some(image) = tar(file.try_clone().map_err(failed)?, &name, wanted)? {
-                return Ok(Opened { source: Source::Image(Box::new(image)), _spool: None });
+                return Ok(Opened { source: Source::Image(Box::new(image)), spool: None });
             }
         }
         io::Seek::rewind(&mut file).map_err(failed)?;
     }
-    stream(Box::new(file), &name, wanted, repository)
+    open_stream(stated(Box::new(file)), &name, wanted, repository)
 }
 
 fn directory(from: &Path, wanted: &Wanted) -> Result<Image, Failure> {
@@ -110,16 +132,16 @@ fn tar(file: File, name: &str, wanted: &Wanted) -> Result<Option<Image>, Failure
     }
 }
 
-/// A pipe or a compressed file: a root file system is converted as it comes; an archive of images is spooled,
+/// The same for bytes that come in their order, such as a pipe, a compressed file or a download: a root file system is converted as it comes; an archive of images is spooled,
 /// since the order of its members is not that of reading.
-fn stream(
+pub fn open_stream(
     from: Box<dyn io::Read + Send>,
     name: &str,
     wanted: &Wanted,
     repository: &Repository,
 ) -> Result<Opened, Failure> {
     let stream = Stream::open(from, name)?;
-    let plain = |source| Opened { source, _spool: None };
+    let plain = |source| Opened { source, spool: None };
     match stream.content() {
         Content::Squashfs => return Ok(plain(Source::Squashfs(stream.reader()))),
         Content::Rootfs => {
@@ -131,7 +153,7 @@ fn stream(
     }
     repository.prepare()?;
     let spool = repository.temp()?;
-    io::copy(&mut stream.reader(), &mut spool.file()).map_err(|e| Failure::io("write", spool.path(), &e))?;
+    copy(&mut stream.reader(), &mut spool.file(), name, spool.path())?;
     let again = || spool.file().try_clone().map_err(|e| Failure::io("read", spool.path(), &e));
     let image = match tar(again()?, name, wanted)? {
         Some(image) => image,
@@ -141,7 +163,20 @@ fn stream(
             rootfs::image(Box::new(file), name, &wanted.platform)
         }
     };
-    Ok(Opened { source: Source::Image(Box::new(image)), _spool: Some(spool) })
+    Ok(Opened { source: Source::Image(Box::new(image)), spool: Some(spool) })
+}
+
+/// Copies all of `from` (called `name`) to `to`, which is at `path`.
+pub fn copy(from: &mut dyn Read, to: &mut dyn Write, name: &str, path: &Path) -> Result<(), Failure> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&buffer[..n]).map_err(|e| Failure::io("write", path, &e))?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Failure::read(name, &e)),
+        }
+    }
 }
 
 /// The candidates that bear the wanted name; all of them where names do not matter, i.e. there is one name at

@@ -10,7 +10,7 @@ use grus_squash::LayerSource;
 use sha2::{Digest as _, Sha256};
 
 use super::docker;
-use crate::build::{Identity, Image, Layer};
+use crate::image::{Identity, Image, Layer};
 use crate::oci::{Config, RawPlatform, RootFs};
 use crate::verify::{digest_of, digest_of_hash};
 
@@ -60,7 +60,7 @@ impl LayerSource for Once {
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         let inner = reader.ok_or_else(|| io::Error::other("a stream cannot be read twice"))?;
-        Ok(Box::new(Hashed { inner, hash: Sha256::new(), content: self.content.clone() }))
+        Ok(Box::new(Hashed::new(inner, self.content.clone())))
     }
 
     fn name(&self) -> String {
@@ -68,10 +68,18 @@ impl LayerSource for Once {
     }
 }
 
-struct Hashed {
+/// A stream whose digest is known when it was read to its end.
+pub struct Hashed {
     inner: Box<dyn Read + Send>,
     hash: Sha256,
     content: Arc<OnceLock<Digest>>,
+}
+
+impl Hashed {
+    /// Sets `content` at the end of `inner`.
+    pub fn new(inner: Box<dyn Read + Send>, content: Arc<OnceLock<Digest>>) -> Self {
+        Self { inner, hash: Sha256::new(), content }
+    }
 }
 
 impl Read for Hashed {

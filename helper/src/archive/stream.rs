@@ -30,10 +30,7 @@ pub enum Content {
 impl Stream {
     /// Looks at the first bytes of `from`, decompressing it if need be. `name` is for messages.
     pub fn open(from: Box<dyn Read + Send>, name: &str) -> Result<Self, Failure> {
-        let failed = |e: &io::Error| Failure::System {
-            what: format!("cannot read {name}: {}", crate::failure::reason(e)),
-            hint: None,
-        };
+        let failed = |e: &io::Error| Failure::read(name, e);
         let stream = Self::peek(from).map_err(|e| failed(&e))?;
         let (plain, packed) = decoder(stream, name)?;
         let stream = Self { plain: !packed, ..Self::peek(plain).map_err(|e| failed(&e))? };

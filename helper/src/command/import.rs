@@ -1,21 +1,26 @@
-//! `grus import`: an image from local bytes.
+//! `grus import`: an image from local bytes, or from a file of a web server.
+
+mod web;
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use grus_core::digest::Digest;
 use grus_core::image::{ImageMeta, META_VERSION};
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
 use sha2::{Digest as _, Sha256};
 
-use super::shared::{reference, Making, Status, Target};
-use crate::archive::{open, rootfs_digest, Source, Wanted};
-use crate::build::{build, Identity, Image};
+use super::shared::{digest, reference, Made, Making, Status, Target};
+use crate::archive::{self, open, rootfs_digest, Opened, Source, Wanted};
+use crate::build::build;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::progress::{watched, Progress};
+use crate::image::{Identity, Image};
+use crate::progress::{watched, Progress, Style};
+use crate::registry::address;
 use crate::repository::Repository;
 use crate::verify::digest_of_hash;
 
@@ -25,6 +30,7 @@ Examples:
   docker save app:1.0 | grus import - app:1.0
   grus import ./layout app:1.0              an OCI layout, as buildah and skopeo write it
   grus import rootfs.tar.zst debian:mine    a root file system, as a tar or a directory
+  grus import --digest sha256:9f86d0... https://store.example.org/app.squashfs app:1.0
   grus import --platform linux/arm64 app.tar app:1.0";
 
 /// Arguments of `grus import`.
@@ -32,8 +38,8 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// An OCI layout, a docker-archive, a root file system (each a directory or a tar, also gzip or zstd), or a
-    /// SquashFS file; '-' reads a pipe
-    #[arg(value_name = "FILE|DIR|-")]
+    /// SquashFS file; '-' reads a pipe, an https address is fetched
+    #[arg(value_name = "FILE|DIR|URL|-")]
     from: PathBuf,
     /// What to call the image
     #[arg(value_name = "NAME[:TAG]", value_parser = reference())]
@@ -41,6 +47,10 @@ pub struct Args {
     /// The name of the image in an archive that holds several
     #[arg(long, value_name = "NAME")]
     select: Option<String>,
+    /// What the file must be, as sha256sum shows it; anything else is refused. An unchanged image is then not
+    /// fetched again, and a slow download that was interrupted goes on
+    #[arg(long, value_name = "sha256:HEX", value_parser = digest())]
+    digest: Option<Digest>,
     #[command(flatten)]
     making: Making,
 }
@@ -48,7 +58,7 @@ pub struct Args {
 impl Args {
     /// An import that was asked for in other words.
     pub(super) fn new(from: PathBuf, name: Reference, select: Option<String>, making: Making) -> Self {
-        Self { from, name, select, making }
+        Self { from, name, select, digest: None, making }
     }
 
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
@@ -58,27 +68,43 @@ impl Args {
                 .into());
         }
         let repository = context.repository()?;
-        let platform = self.making.platform();
         let target = Target {
             repository: &repository,
             reference: &self.name,
-            platform: platform.clone(),
+            platform: self.making.platform(),
             resolved: None,
             start: Instant::now(),
         };
-        let wanted = Wanted { reference: self.name.clone(), select: self.select.clone(), platform };
-        let opened = open(&self.from, &wanted, &repository)?;
-        let made = match opened.source {
-            Source::Image(image) => self.convert(*image, &target)?,
-            Source::Squashfs(reader) => {
-                let meta = copy(&repository, reader, &wanted)?;
-                target.tag(meta, Status::Made("imported"))?
+        let made = match self.from.to_str().map(address).transpose()?.flatten() {
+            Some(url) => self.fetch(&url, context, target)?,
+            None => {
+                self.make(open(&self.from, &self.wanted(), &repository)?, &target, self.making.style())?
             }
         };
         self.making.report(&made)
     }
 
-    fn convert(&self, image: Image, target: &Target) -> Result<super::shared::Made, Failure> {
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            reference: self.name.clone(),
+            select: self.select.clone(),
+            digest: self.digest.clone(),
+            platform: self.making.platform(),
+        }
+    }
+
+    /// The image of an opened source.
+    fn make(&self, opened: Opened, target: &Target, style: Style) -> Result<Made, Failure> {
+        match opened.source {
+            Source::Image(image) => self.convert(*image, target, style),
+            Source::Squashfs(reader) => {
+                let meta = copy(target.repository, reader, &self.wanted())?;
+                target.tag(meta, Status::Made("imported"))
+            }
+        }
+    }
+
+    fn convert(&self, image: Image, target: &Target, style: Style) -> Result<Made, Failure> {
         let known = match &image.identity {
             Identity::Known(digest) => Some(digest.clone()),
             Identity::AfterReading(_) => None,
@@ -86,7 +112,7 @@ impl Args {
         let make = || {
             let title = format!("importing {}", self.name.familiar());
             let sizes = image.layers.iter().map(|l| (l.source.name(), l.size));
-            let progress = Arc::new(Progress::new(self.making.style(), &title, sizes));
+            let progress = Arc::new(Progress::new(style, &title, sizes));
             let layers = watched(image.layers, &progress);
             let image = Image { layers, ..image };
             let built =
@@ -110,7 +136,7 @@ fn copy(
     repository.prepare()?;
     let out = repository.temp()?;
     let mut to = Hashing { file: out.file(), hash: Sha256::new() };
-    io::copy(&mut reader, &mut to).map_err(|e| Failure::io("write", out.path(), &e))?;
+    archive::copy(&mut reader, &mut to, &wanted.reference.familiar(), out.path())?;
     let content = digest_of_hash(to.hash);
     let unpacked = crate::tree::Tree::open(out.path(), &wanted.reference.familiar())?.file_bytes();
     let mut meta = ImageMeta {

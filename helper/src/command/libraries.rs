@@ -12,7 +12,7 @@ use grus_core::refusal::{printable, Refusal};
 use grus_core::repository::Layout;
 use grus_core::stack::{Stack, MAX_STACK};
 use grus_core::swap::{Mode, Question, Ruling};
-use grus_enter::rulings::{find, Basis};
+use grus_enter::rulings::{read, Basis};
 use grus_enter::site::Profiles;
 
 use super::plan::Found;
@@ -86,17 +86,18 @@ pub(super) fn ruling(
     if !basis.matters(&profiles) {
         return Ok(None);
     }
-    let place = context.repository().ok().zip(basis.key());
-    if let Some(kept) = place.as_ref().and_then(|(repository, key)| find(repository.layout(), key)) {
+    let own = context.repository().ok();
+    let place = own.as_ref().and_then(|own| Some((own.layout(), basis.place(own.layout())?)));
+    if let Some(kept) = place.as_ref().and_then(|(_, place)| read(place)) {
         return Ok(Some(kept));
     }
     if digest.is_none() {
         output::note(&format!("grus: reading the libraries of {name}, once"));
     }
     let ruling = decide(context, found, name, mode, &profiles)?;
-    if let Some((repository, key)) = place {
+    if let Some((layout, place)) = place {
         // It only spares the next launch the decision; a repository that cannot be written is told elsewhere.
-        let _ = keep(repository.layout(), &key, &ruling);
+        let _ = keep(layout, &place, &ruling);
     }
     Ok(Some(ruling))
 }
@@ -122,13 +123,12 @@ fn decide(
     }
 }
 
-fn keep(layout: &Layout, key: &Digest, ruling: &Ruling) -> Result<(), Failure> {
-    let to = layout.ruling(key);
+fn keep(layout: &Layout, to: &Path, ruling: &Ruling) -> Result<(), Failure> {
     std::fs::create_dir_all(layout.rulings()).map_err(|e| Failure::io("create", &layout.rulings(), &e))?;
     let file = TempFile::create(&layout.tmp(), false)?;
     file.file().write_all(ruling.to_json().as_bytes()).map_err(|e| Failure::io("write", file.path(), &e))?;
-    let moved = file.publish(&to, |from, to| std::fs::rename(from, to).map(|()| true));
-    moved.map(|_| ()).map_err(|e| Failure::io("create", &to, &e))
+    let moved = file.publish(to, |from, to| std::fs::rename(from, to).map(|()| true));
+    moved.map(|_| ()).map_err(|e| Failure::io("create", to, &e))
 }
 
 /// The repository and digest of a file that lies where an image of a repository does.

@@ -1,6 +1,7 @@
 //! `grus plan`: the launch plan of a container, decided as on a node but with the caller's own eyes and without
 //! privilege.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -164,5 +165,9 @@ impl Host for OwnView {
             () if std::os::unix::fs::FileTypeExt::is_block_device(&kind) => Kind::Device,
             () => Kind::Other,
         })
+    }
+
+    fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
+        paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
     }
 }

@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use clap::builder::{StringValueParser, TypedValueParser};
 use grus_core::digest::Digest;
+use grus_core::platform::Platform;
+use grus_core::reference::Reference;
 use grus_core::refusal::printable;
+use serde::Serialize;
 
 use super::rmi::said;
 use crate::context::Context;
@@ -16,25 +19,56 @@ use crate::repository::{Removed, Repository, Row};
 const EXAMPLES: &str = "\
 Examples:
   grus prune                      images without a name, kept layers, what killed commands left
-  grus prune --older-than 90d     also what was not pulled or imported for 90 days
-  grus prune --keep 50GB          also the oldest, until the rest fits into 50 GB
+  grus prune --older-than 90d     also what was not pulled, imported or submitted for 90 days
+  grus prune --keep 50GB          also what was used least recently, until the rest fits into 50 GB
   grus prune --keep 0 --dry-run   what would go if everything went
 
-Steps that run in a removed image are not disturbed.";
+An image is used when it is pulled or imported, changed or not, and when a job
+or step is submitted that names it. The latter is noted once a day, where the
+user may write: not in the system's repository. Steps that run in a removed
+image are not disturbed.";
 
 /// Arguments of `grus prune`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Remove images that were last pulled or imported longer ago than this: hours, days or weeks, as 12h, 30d, 8w
+    /// Remove images that were last used longer ago than this: hours, days or weeks, as 12h, 30d, 8w
     #[arg(long, value_name = "AGE", value_parser = age())]
     older_than: Option<Duration>,
-    /// Remove the oldest images until the rest is at most this large: bytes, or with kB, MB, GB, TB
+    /// Remove the least recently used images until the rest is at most this large: bytes, or with kB, MB, GB, TB
     #[arg(long, value_name = "SIZE", value_parser = size())]
     keep: Option<u64>,
     /// Only say what would be removed
     #[arg(long, short = 'n')]
     dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What went, or with --dry-run would go; its JSON form is printed with `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Report {
+    untagged: Vec<Name>,
+    deleted: Vec<Gone>,
+    /// Bytes of pulls that broke off.
+    broken_off: u64,
+    /// All bytes.
+    freed: u64,
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Name {
+    reference: Reference,
+    platform: Platform,
+}
+
+#[derive(Debug, Serialize)]
+struct Gone {
+    digest: Digest,
+    size: u64,
 }
 
 /// An image with all its names.
@@ -42,7 +76,7 @@ struct Candidate<'a> {
     digest: Digest,
     rows: Vec<&'a Row>,
     size: u64,
-    /// When it was last pulled or imported under any of its names.
+    /// When it was last used under any of its names.
     fresh: SystemTime,
 }
 
@@ -50,7 +84,7 @@ impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let repository = context.repository()?;
         if !repository.root().exists() {
-            return output::print(&total(0));
+            return self.report(Removed::default(), 0);
         }
         let listing = repository.list()?;
         let mut all = candidates(&repository, &listing.rows);
@@ -71,8 +105,22 @@ impl Args {
             repository.sweep()?;
             repository.sweep_layers(true);
         }
+        self.report(removed, broken_off)
+    }
+
+    fn report(&self, removed: Removed, broken_off: u64) -> Result<(), Failure> {
         let freed = broken_off + removed.images.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        output::print(&(said(&removed) + &said_broken_off(broken_off) + &total(freed)))
+        if !self.json {
+            return output::print(&(said(&removed) + &said_broken_off(broken_off) + &total(freed)));
+        }
+        let name = |(reference, platform)| Name { reference, platform };
+        output::json(&Report {
+            untagged: removed.tags.into_iter().map(name).collect(),
+            deleted: removed.images.into_iter().map(|(digest, size)| Gone { digest, size }).collect(),
+            broken_off,
+            freed,
+            dry_run: self.dry_run,
+        })
     }
 
     /// Which images go; `all` begins with the oldest.

@@ -7,19 +7,20 @@ use grus_core::digest::Digest;
 use grus_core::image::ImageMeta;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
-use grus_squash::LayerSource;
 
 use super::account::{settings, Account};
 use super::shared::{reference, Made, Making, Target};
 use super::transport::{self, From};
 use super::{fetch, import};
-use crate::build::{build_reusing, Identity, Image, Layer};
+use crate::build::build_reusing;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::image::{Identity, Image, Layer};
 use crate::oci::Config;
-use crate::progress::Progress;
-use crate::registry::{Client, Held, Progress as Watch, Resolved};
-use crate::repository::{Keep, Kept};
+use crate::output;
+use crate::progress::{Progress, Style};
+use crate::registry::{address, Client, Held, Progress as Watch, Resolved};
+use crate::repository::{Keep, Kept, Start};
 use crate::reuse::Found;
 
 const EXAMPLES: &str = "\
@@ -57,6 +58,14 @@ pub struct Args {
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match transport::parse(&self.source) {
+            From::Registry(name) if address(&name)?.is_some() => {
+                let name = printable(&name);
+                Err(Refusal::user(format!("{name} is a web address, not the name of an image"))
+                    .hint(format!(
+                        "leave the https:// out; a file is fetched by: grus import {name} NAME[:TAG]"
+                    ))
+                    .into())
+            }
             From::Registry(name) => Pull::new(&self, Reference::parse(&name)?)?.run(context),
             From::Local(path, image) => {
                 let own = image.as_deref().and_then(|image| Reference::parse(image).ok());
@@ -114,6 +123,9 @@ impl<'a> Pull<'a> {
             return making.report(&made);
         }
         let resolved = client.resolve(&self.remote, &target.platform)?;
+        if making.style() == Style::Full {
+            resolved.notes.iter().for_each(|note| output::note(note));
+        }
         target.resolved = Some(resolved.top_digest().clone());
         let fetch = || {
             let layers: Vec<Digest> = resolved.layers.iter().map(|l| l.digest.clone()).collect();
@@ -156,23 +168,7 @@ impl<'a> Pull<'a> {
     ) -> Result<ImageMeta, Failure> {
         let layers: Vec<(Digest, u64)> = resolved.layers.iter().map(|l| (l.digest.clone(), l.size)).collect();
         let kept = target.repository.kept(self.args.keep_layers, &layers);
-        let held = kept.held();
-        let some = held.iter().any(Option::is_some);
-        let built = match self.convert(client, resolved, target, (found, &kept), held) {
-            // What was kept may be what is damaged (a power cut): once more without it.
-            Err(failure) if some && failure.exit_code() == 65 => {
-                kept.forget();
-                self.convert(client, resolved, target, (found, &kept), vec![])
-            }
-            built => built,
-        };
-        match &built {
-            Ok(_) => kept.succeeded(),
-            // What is wrong stays wrong.
-            Err(failure) if failure.exit_code() == 65 => kept.forget(),
-            Err(_) => {}
-        }
-        built
+        kept.used(|held| self.convert(client, resolved, target, (found, &kept), held))
     }
 
     fn convert(
@@ -181,7 +177,7 @@ impl<'a> Pull<'a> {
         resolved: &Resolved,
         target: &Target,
         (found, kept): (&Found, &Kept),
-        held: Vec<Option<(u64, Arc<dyn LayerSource>)>>,
+        held: Vec<Start>,
     ) -> Result<ImageMeta, Failure> {
         let name = self.remote.familiar();
         let config = Config::parse(&resolved.config, &format!("the configuration of {name}"))?;
@@ -213,7 +209,7 @@ impl<'a> Pull<'a> {
 }
 
 /// An image that was there a moment ago and is now removed by another command.
-fn removed(reference: &Reference) -> Result<ImageMeta, Failure> {
+pub(super) fn removed(reference: &Reference) -> Result<ImageMeta, Failure> {
     Err(Failure::System {
         what: format!("{} was removed by another command meanwhile", reference.familiar()),
         hint: Some("run the command again".into()),

@@ -132,20 +132,25 @@ impl Target<'_> {
         make: impl FnOnce() -> Result<ImageMeta, Failure>,
     ) -> Result<Made, Failure> {
         self.repository.prepare()?;
-        let mut told = false;
-        let _lock = Lock::take(&self.repository.layout().tmp(), digest, |waited| {
-            if !told && waited > Duration::from_secs(1) {
-                told = true;
-                output::note("another command is making this image; waiting for it");
-            }
-            waited < LOCK_WAIT
-        });
+        let _lock = self.lock(digest);
         // Only now: whoever had the lock may have made it, or removed it.
         if let Some(meta) = self.repository.has(digest) {
             return self.found(meta);
         }
         let meta = make()?;
         self.tag(meta, Status::Made(verb))
+    }
+
+    /// Waits while another command makes what `digest` names.
+    pub fn lock(&self, digest: &Digest) -> Lock {
+        let mut told = false;
+        Lock::take(&self.repository.layout().tmp(), digest, |waited| {
+            if !told && waited > Duration::from_secs(1) {
+                told = true;
+                output::note("another command is making this image; waiting for it");
+            }
+            waited < LOCK_WAIT
+        })
     }
 
     /// An image that is there already.
@@ -180,6 +185,14 @@ impl Target<'_> {
 /// Parses a reference on the command line.
 pub fn reference() -> impl TypedValueParser<Value = Reference> {
     StringValueParser::new().try_map(|text| Reference::parse(&text).map_err(one_line))
+}
+
+/// Parses a digest on the command line; the bare hex of sha256sum will do.
+pub fn digest() -> impl TypedValueParser<Value = Digest> {
+    StringValueParser::new().try_map(|text| {
+        let hex = text.strip_prefix("sha256:").unwrap_or(&text);
+        Digest::parse(&format!("sha256:{}", hex.to_ascii_lowercase())).map_err(one_line)
+    })
 }
 
 fn platform() -> impl TypedValueParser<Value = Platform> {

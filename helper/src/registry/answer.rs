@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
-use super::endpoint::host_of;
+use super::endpoint::{host_of, shown};
 use super::error::{Kind, RegistryError};
 use super::retry::{Again, Failure};
 use super::transport::Call;
@@ -48,7 +48,10 @@ pub fn cause(error: &reqwest::Error) -> String {
     let inner = chain(error).last().map(ToString::to_string);
     match error.is_timeout() {
         true => "timed out".to_owned(),
-        false => inner.unwrap_or_default(),
+        // Without Rust's `(os error N)`.
+        false => inner
+            .map(|text| text.split(" (os error").next().unwrap_or_default().to_owned())
+            .unwrap_or_default(),
     }
 }
 
@@ -134,11 +137,14 @@ pub fn refused(
     account: bool,
     foreign: bool,
 ) -> Failure {
+    let again = wait.map_or(Again::Yes, Again::After);
+    if call.endpoint.file.is_some() {
+        return no_file(url, status, again);
+    }
     let host = host_of(url);
     let registry = &call.endpoint.registry;
     let thing = format!("{registry}/{}", call.endpoint.repository);
     let said = if words.is_empty() { String::new() } else { format!(": {words}") };
-    let again = wait.map_or(Again::Yes, Again::After);
     match status.as_u16() {
         401 | 403 if foreign => RegistryError::new(
             Kind::Refused,
@@ -154,7 +160,7 @@ pub fn refused(
         401 | 403 => RegistryError::new(Kind::Auth, format!("{host} wants a login for {thing}{said}"))
             .hint(format!("run 'grus login {registry}'; some registries answer so when the name is misspelt"))
             .into(),
-        404 => RegistryError::new(Kind::NotFound, format!("{host} has no {thing} {}{said}", tail(call.path)))
+        404 => RegistryError::new(Kind::NotFound, format!("{host} has no {}{said}", wanted(call)))
             .hint("check the name and the tag")
             .into(),
         429 => Failure {
@@ -171,9 +177,36 @@ pub fn refused(
     }
 }
 
-/// `manifests/latest` as `latest`.
-fn tail(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// The same for a file of a web server.
+fn no_file(url: &Url, status: StatusCode, again: Again) -> Failure {
+    let (host, file) = (host_of(url), shown(url));
+    match status.as_u16() {
+        401 | 403 => RegistryError::new(Kind::Auth, format!("{host} answered {status} for {file}"))
+            .hint("no account is sent to web servers: ask for a signed address, or for a new one if it has expired")
+            .into(),
+        404 | 410 => RegistryError::new(Kind::NotFound, format!("{host} has no {file}"))
+            .hint("check the address")
+            .into(),
+        408 | 429 | 500 | 502 | 503 | 504 => Failure {
+            error: RegistryError::new(Kind::Unavailable, format!("{host} answered {status} for {file}"))
+                .hint("the server is in trouble or limits the rate of requests; try again later"),
+            again,
+        },
+        _ => RegistryError::new(Kind::Refused, format!("{host} answered {status} for {file}"))
+            .hint("check the address in a browser or with curl")
+            .into(),
+    }
+}
+
+/// `manifests/latest` of a repository as `repository:latest`.
+fn wanted(call: &Call<'_>) -> String {
+    let repository = &call.endpoint.repository;
+    match call.path.split_once('/') {
+        Some(("manifests", digest)) if digest.contains(':') => format!("{repository}@{digest}"),
+        Some(("manifests", tag)) => format!("{repository}:{tag}"),
+        Some((_, digest)) => format!("blob {digest} of {repository}"),
+        None => repository.clone(),
+    }
 }
 
 /// The registry's own words in the body of an error, short.

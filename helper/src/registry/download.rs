@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
@@ -104,12 +105,12 @@ impl Download {
         let settings = &self.transport.settings;
         let mut backoff = Backoff::new(settings.retries, settings.retry_pause);
         let mut endpoint = self.preferred.load(Ordering::Relaxed);
-        let mut at = claim.start;
+        let (mut at, start) = (claim.start, Instant::now());
         loop {
             let before = at;
             let direct = lock(&self.direct).get(&(endpoint, claim.layer)).cloned();
             let failure = match self.attempt(&mut claim, endpoint, direct.clone(), &mut at).await {
-                Ok(Attempt::Done) => return lock(&self.window).done(&claim),
+                Ok(Attempt::Done) => return lock(&self.window).done(&claim, start.elapsed()),
                 Ok(Attempt::Void) => return self.wake(),
                 Err(failure) => failure,
             };
@@ -162,6 +163,7 @@ impl Download {
             direct,
         };
         let Reply { mut response, redirected } = self.transport.send(&call).await?;
+        call.endpoint.check_version(&response)?;
         if let Some(url) = redirected {
             lock(&self.direct).insert((endpoint, claim.layer), url);
         }
@@ -209,13 +211,12 @@ impl Download {
 
     /// A whole layer whose length is announced wrongly is not worth reading.
     fn check_length(&self, claim: &Claim, response: &reqwest::Response) -> Result<(), Failure> {
-        let Layer { size, digest, .. } = &self.layers[claim.layer];
+        let layer = &self.layers[claim.layer];
         let header = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
         match header.and_then(|v| v.parse::<u64>().ok()) {
-            Some(length) if length != *size => {
+            Some(length) if length != layer.size => {
                 let host = host_of(response.url());
-                let what =
-                    format!("layer {digest} has {size} bytes by its manifest, {host} announces {length}");
+                let what = format!("{} has {} bytes, {host} announces {length}", layer.shown(), layer.size);
                 Err(Failure { error: RegistryError::new(Kind::Corrupt, what), again: Again::Yes })
             }
             _ => Ok(()),
@@ -253,9 +254,11 @@ impl Download {
         let size = self.layers[claim.layer].size;
         match over && claim.end == size {
             true => {
-                let digest = &self.layers[claim.layer].digest;
-                let what =
-                    format!("layer {digest} has {size} bytes by its manifest, {} sends more", host_of(&url));
+                let what = format!(
+                    "{} has {size} bytes, {} sends more",
+                    self.layers[claim.layer].shown(),
+                    host_of(&url)
+                );
                 Err(RegistryError::new(Kind::Corrupt, what).into())
             }
             false => Ok(Attempt::Done),
@@ -263,27 +266,27 @@ impl Download {
     }
 
     fn short(&self, claim: &Claim, url: &Url, at: u64) -> Failure {
-        let Layer { size, digest, .. } = &self.layers[claim.layer];
-        let what =
-            format!("layer {digest} of {size} bytes ended at byte {at} of what {} sends", host_of(url));
+        let layer = &self.layers[claim.layer];
+        let (shown, size) = (layer.shown(), layer.size);
+        let what = format!("{shown} of {size} bytes ended at byte {at} of what {} sends", host_of(url));
         Failure { error: RegistryError::new(Kind::Corrupt, what), again: Again::Yes }
     }
 
     /// Hands bytes on, and hashes all that is in order. False if nobody wants them.
     fn deliver(&self, claim: &Claim, at: u64, bytes: Bytes) -> bool {
-        if !lock(&self.window).arrived(claim, at, bytes) {
-            return false;
+        {
+            // Told under the lock: a reader that has seen the end has seen all progress.
+            let mut window = lock(&self.window);
+            let Some(gained) = window.arrived(claim, at, bytes) else { return false };
+            if gained > 0 {
+                self.progress.bytes(claim.layer, gained);
+            }
         }
         let mut next = lock(&self.window).next_to_hash(claim.layer);
         while let Some(hashing) = next {
             let done = hashing.run();
-            // Told under the lock: a reader that has seen the end has seen all progress.
             let mut window = lock(&self.window);
-            let advance = window.hashed(done);
-            if advance.gained > 0 {
-                self.progress.bytes(claim.layer, advance.gained);
-            }
-            if advance.finished {
+            if window.hashed(done) {
                 self.progress.finished(claim.layer);
             }
             next = window.next_to_hash(claim.layer);

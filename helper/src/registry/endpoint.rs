@@ -1,7 +1,9 @@
-//! Owns where a repository is to be had: a registry or one of its mirrors, as a host and a path there.
+//! Owns where a repository is to be had: a registry or one of its mirrors, as a host and a path there; or a single
+//! file of a web server.
 
 use grus_core::reference::{Reference, DOCKER_HUB};
-use reqwest::Url;
+use reqwest::header::{ETAG, LAST_MODIFIED};
+use reqwest::{Response, Url};
 
 use super::error::{Kind, RegistryError};
 
@@ -19,6 +21,17 @@ pub struct Endpoint {
     pub insecure: bool,
     /// Not the registry that the reference names.
     pub mirror: bool,
+    /// Not a repository at all: a file of a web server.
+    pub file: Option<FileAt>,
+}
+
+/// A file of a web server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileAt {
+    /// Its address.
+    pub url: Url,
+    /// Which version of it is wanted, where only that keeps two of them apart; see [`version_of`].
+    pub version: Option<String>,
 }
 
 impl Endpoint {
@@ -29,12 +42,24 @@ impl Endpoint {
             repository: reference.repository.clone(),
             insecure: false,
             mirror: false,
+            file: None,
         }
+    }
+
+    /// A file of a web server.
+    pub fn of_file(file: FileAt) -> Self {
+        Self { file: Some(file.clone()), ..Self::api(&host_of(&file.url)) }
     }
 
     /// The root of a registry's API, no repository of it.
     pub fn api(registry: &str) -> Self {
-        Self { registry: registry.to_owned(), repository: String::new(), insecure: false, mirror: false }
+        Self {
+            registry: registry.to_owned(),
+            repository: String::new(),
+            insecure: false,
+            mirror: false,
+            file: None,
+        }
     }
 
     /// The server to connect to, `host[:port]`.
@@ -45,8 +70,11 @@ impl Endpoint {
         }
     }
 
-    /// `https://host/v2/repository/rest`.
+    /// `https://host/v2/repository/rest`; a file's own address.
     pub fn url(&self, scheme: &str, rest: &str) -> Result<Url, RegistryError> {
+        if let Some(file) = &self.file {
+            return Ok(file.url.clone());
+        }
         let text = match self.repository.is_empty() {
             true => format!("{scheme}://{}/v2/", self.host()),
             false => format!("{scheme}://{}/v2/{}/{rest}", self.host(), self.repository),
@@ -54,10 +82,30 @@ impl Endpoint {
         Url::parse(&text).map_err(|e| RegistryError::new(Kind::Refused, format!("{text} is not a URL: {e}")))
     }
 
+    /// Refuses an answer that is of another version of the file than was found at first.
+    pub fn check_version(&self, response: &Response) -> Result<(), RegistryError> {
+        let Some(FileAt { version: Some(version), url }) = &self.file else { return Ok(()) };
+        match version_of(response).as_ref() == Some(version) {
+            true => Ok(()),
+            false => Err(RegistryError::new(
+                Kind::Corrupt,
+                format!("{} was replaced while it was fetched", shown(url)),
+            )
+            .hint("run the command again; a stated digest (--digest) tells which one is meant")),
+        }
+    }
+
     /// What a token must allow, where the registry does not say.
     pub fn scope(&self) -> Option<String> {
         (!self.repository.is_empty()).then(|| format!("repository:{}:pull", self.repository))
     }
+}
+
+/// Which version of a file an answer is of, as far as its server tells them apart: the ETag, else the date. A weak
+/// ETag stands for files that differ in their bytes (RFC 9110, 8.8.1).
+pub fn version_of(response: &Response) -> Option<String> {
+    let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    header(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| header(LAST_MODIFIED))
 }
 
 /// `scheme://host[:port]/path` without user, query and fragment: those may hold secrets (signed URLs).

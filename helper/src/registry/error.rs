@@ -20,6 +20,8 @@ pub enum Kind {
     Refused,
     /// A file of this machine's set-up (certificates, registries.conf, auth.json) is wrong.
     Site,
+    /// What was typed is wrong.
+    Usage,
     /// The user stopped it.
     Cancelled,
 }
@@ -32,7 +34,7 @@ pub struct RegistryError {
     pub kind: Kind,
     /// What failed, on what. One line, safe to print.
     pub what: String,
-    /// The way out.
+    /// The way out, where there is a better one than [`RegistryError::way_out`] knows.
     pub hint: Option<String>,
 }
 
@@ -49,6 +51,22 @@ impl RegistryError {
         self
     }
 
+    /// The way out that is told: its own, or the one that is right for all of its kind.
+    pub fn way_out(&self) -> Option<&str> {
+        let usual = match self.kind {
+            Kind::Corrupt => {
+                "a server or a proxy on the way gives wrong bytes; try again, or tell its operator"
+            }
+            Kind::Refused => "try another source, or tell the registry's operator",
+            Kind::Unavailable => "try again later",
+            Kind::Site => "check the set-up of this machine, or ask its administrator",
+            Kind::Auth => "check the account; 'grus login' stores one",
+            Kind::NotFound | Kind::Usage => "check how it is written",
+            Kind::Cancelled => return None,
+        };
+        Some(self.hint.as_deref().unwrap_or(usual))
+    }
+
     /// Exit code of `grus`, by sysexits(3) where it has a word for it.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
@@ -58,7 +76,8 @@ impl RegistryError {
             Kind::Corrupt => 65,     // EX_DATAERR
             Kind::Refused => 65,     // EX_DATAERR
             Kind::Site => 78,        // EX_CONFIG
-            Kind::Cancelled => 130,  // as a shell reports SIGINT
+            Kind::Usage => 2,
+            Kind::Cancelled => 130, // as a shell reports SIGINT
         }
     }
 

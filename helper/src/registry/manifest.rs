@@ -4,7 +4,7 @@
 use grus_core::refusal::Refusal;
 
 use super::error::{Kind, RegistryError};
-use super::Layer;
+use super::{Blob, Layer};
 use crate::oci::{Descriptor, Document, Manifest};
 
 /// Largest manifest or index that is read, in bytes; registries allow no more.
@@ -65,6 +65,7 @@ fn layer(descriptor: &Descriptor, on: &str) -> Result<Layer, RegistryError> {
             digest: descriptor.digest.clone(),
             size: descriptor.size,
             media_type: kind.to_owned(),
+            kind: Blob::Layer,
         }),
         false => Err(refuse(format!("is an artefact with content of type {kind}, not a container image"))
             .hint("name a container image")),

@@ -134,8 +134,7 @@ fn endpoint(location: &str, insecure: bool, mirror: bool) -> Result<Endpoint, Re
     let ok = !registry.is_empty()
         && plain(location)
         && repository.split('/').all(|p| !p.is_empty() && p != ".." && p != ".");
-    let made =
-        Endpoint { registry: registry.to_owned(), repository: repository.to_owned(), insecure, mirror };
+    let made = Endpoint { insecure, mirror, repository: repository.to_owned(), ..Endpoint::api(registry) };
     match ok && made.url("https", "").is_ok() {
         true => Ok(made),
         false => Err(bad()),

@@ -13,9 +13,11 @@ pub mod credentials;
 mod download;
 mod endpoint;
 mod error;
+mod file;
 mod layer_stream;
 pub mod manifest;
 pub mod mirrors;
+mod pace;
 mod platform_choice;
 mod resolve;
 mod retry;
@@ -42,11 +44,12 @@ use self::resolve::{worth_another, Resolver};
 use self::transport::{lock, Transport};
 
 pub use error::{Kind, RegistryError};
+pub use file::{address, WebFile};
 pub use layer_stream::Held;
 pub use secret::Secret;
 pub use settings::{Login, Paths, Settings};
 
-/// One layer of a manifest.
+/// One layer of a manifest, or a file of a web server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// Digest of the blob as the registry has it.
@@ -55,6 +58,40 @@ pub struct Layer {
     pub size: u64,
     /// Its media type, as the manifest writes it.
     pub media_type: String,
+    /// What it is.
+    pub kind: Blob,
+}
+
+/// What is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blob {
+    /// A layer.
+    Layer,
+    /// A file of a web server that must have the digest.
+    File,
+    /// A file of which nobody stated a digest: the digest means nothing, and nothing is checked by it.
+    AnyFile,
+}
+
+impl Layer {
+    /// Its name in messages.
+    fn shown(&self) -> String {
+        match self.kind {
+            Blob::Layer => format!("layer {}", self.digest),
+            Blob::File => format!("the file {}", self.digest),
+            Blob::AnyFile => "the file".to_owned(),
+        }
+    }
+
+    /// It is complete, and is `found`.
+    fn damaged(&self, found: &Digest) -> RegistryError {
+        let what = format!("{} is damaged: what arrived has the digest {found}", self.shown());
+        let error = RegistryError::new(Kind::Corrupt, what);
+        match self.kind {
+            Blob::Layer => error,
+            _ => error.hint("check the digest that was stated, and whether the file was replaced"),
+        }
+    }
 }
 
 /// An image found: everything verified but the layers' bytes.
@@ -95,7 +132,7 @@ impl Resolved {
 /// Watches a download. Called from the download's threads; must not block. `layer` is the index in
 /// [`Resolved::layers`].
 pub trait Progress: Send + Sync {
-    /// `n` more bytes of the layer arrived, in order and for good.
+    /// `n` more bytes of the layer are here than ever before, in whatever order they came.
     fn bytes(&self, layer: usize, n: u64);
     /// A connection of the layer was lost at byte `at` and will be taken up again.
     fn restarted(&self, layer: usize, at: u64, why: &RegistryError) {
@@ -198,8 +235,17 @@ impl Client {
         held: Vec<Option<Held>>,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<Arc<dyn LayerSource>>, RegistryError> {
+        self.start(resolved.endpoints.clone(), resolved.layers.clone(), held, progress)
+    }
+
+    fn start(
+        &self,
+        endpoints: Vec<Endpoint>,
+        layers: Vec<Layer>,
+        held: Vec<Option<Held>>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Vec<Arc<dyn LayerSource>>, RegistryError> {
         self.check()?;
-        let (endpoints, layers) = (resolved.endpoints.clone(), resolved.layers.clone());
         let starts: Vec<u64> = held.iter().map(|h| h.as_ref().map_or(0, |h| h.len)).collect();
         let download = Arc::new(Download::new(self.transport.clone(), endpoints, layers, &starts, progress));
         lock(&self.downloads).push(Arc::downgrade(&download));

@@ -13,7 +13,7 @@ use super::error::{Kind, RegistryError};
 use super::manifest::{self, ACCEPT, MAX_CONFIG, MAX_MANIFEST};
 use super::platform_choice;
 use super::retry::Backoff;
-use super::transport::{pause, Call, Transport};
+use super::transport::{pause, Call, Reply, Transport};
 use super::Resolved;
 use crate::oci::{Config, Document, Manifest, RawPlatform};
 use crate::verify::digest_of;
@@ -173,11 +173,16 @@ pub fn worth_another(error: &RegistryError) -> bool {
 /// Asks the registry's root whether the account is welcome.
 pub async fn knock(transport: &Transport, endpoint: &Endpoint) -> Result<(), RegistryError> {
     let call = Call { endpoint, method: Method::GET, path: "", accept: None, range: None, direct: None };
+    first_answer(transport, &call).await.map(drop)
+}
+
+/// Sends a first question until it is answered.
+pub async fn first_answer(transport: &Transport, call: &Call<'_>) -> Result<Reply, RegistryError> {
     let settings = &transport.settings;
     let mut backoff = Backoff::new(settings.retries, settings.retry_pause).first_contact();
     loop {
-        match transport.send(&call).await {
-            Ok(_) => return Ok(()),
+        match transport.send(call).await {
+            Ok(reply) => return Ok(reply),
             Err(failure) => pause(backoff.pause(failure)?).await,
         }
     }

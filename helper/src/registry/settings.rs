@@ -19,7 +19,7 @@ pub struct Settings {
     pub connections: usize,
     /// Bytes of layers that may wait in memory, in all.
     pub buffer: u64,
-    /// A layer is fetched in ranges of this many bytes.
+    /// A layer is fetched in ranges of at most this many bytes.
     pub segment: u64,
     /// Time to connect, TLS included.
     pub connect_timeout: Duration,

@@ -85,7 +85,8 @@ impl Transport {
         let mut renewals = 0;
         for _ in 0..=MAX_REDIRECTS {
             let own = url.origin() == first.origin();
-            let account = match own {
+            // Files are for everyone, or their address is signed: no stored account is theirs.
+            let account = match own && endpoint.file.is_none() {
                 true => self.tokens.current(self, endpoint).await?,
                 false => None,
             };
@@ -101,7 +102,8 @@ impl Transport {
                 lock(&self.schemes).insert(host.to_owned(), scheme);
             }
             let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && own && renewals < MAX_RENEWALS {
+            if status == StatusCode::UNAUTHORIZED && own && endpoint.file.is_none() && renewals < MAX_RENEWALS
+            {
                 let values = response.headers().get_all(WWW_AUTHENTICATE);
                 let challenges = challenge::parse(values.iter().filter_map(|v| v.to_str().ok()));
                 self.tokens.renew(self, endpoint, &challenges, account.clone()).await?;
@@ -202,13 +204,16 @@ impl Transport {
 
     /// The scheme to begin with.
     pub fn scheme(&self, endpoint: &Endpoint) -> &'static str {
+        if let Some(file) = &endpoint.file {
+            return if file.url.scheme() == "http" { "http" } else { "https" };
+        }
         let known = lock(&self.schemes).get(endpoint.host()).copied();
         known.unwrap_or(if self.settings.is_plain(endpoint.host()) { "http" } else { "https" })
     }
 
     /// Whether plain HTTP may be tried after HTTPS.
     fn may_be_plain(&self, endpoint: &Endpoint) -> bool {
-        let settled = lock(&self.schemes).contains_key(endpoint.host());
+        let settled = endpoint.file.is_some() || lock(&self.schemes).contains_key(endpoint.host());
         !settled && (endpoint.insecure || is_loopback(endpoint.host()))
     }
 

@@ -7,12 +7,14 @@
 //! left (so that no order of reading can block). Bytes are hashed in order, whatever order they arrive in.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Kind, RegistryError};
-use super::Layer;
+use super::pace::Pace;
+use super::{Blob, Layer};
 use crate::verify::digest_of_hash;
 
 /// The state of a download.
@@ -20,7 +22,7 @@ use crate::verify::digest_of_hash;
 pub struct Window {
     streams: Vec<Stream>,
     budget: u64,
-    segment: u64,
+    pace: Pace,
     held: u64,
     failed: Option<RegistryError>,
 }
@@ -52,7 +54,9 @@ struct Stream {
     opened: bool,
     /// A reader waits.
     starving: bool,
-    /// Highest frontier so far, over all passes.
+    /// Bytes in `pending`, and those that are being hashed.
+    waiting: u64,
+    /// The most that was here so far, over all passes.
     seen: u64,
 }
 
@@ -110,22 +114,13 @@ impl Hashing {
     }
 }
 
-/// What became of hashed bytes.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Advance {
-    /// Bytes gained that no earlier pass had.
-    pub gained: u64,
-    /// The layer is complete and right.
-    pub finished: bool,
-}
-
 impl Window {
     /// A window of `budget` bytes over `layers` (bottom first) from the byte `starts` says, in ranges of
-    /// `segment` bytes. A layer that does not start at 0 is for its reader to judge.
+    /// at most `segment` bytes. A layer that does not start at 0 is for its reader to judge.
     pub fn new(layers: &[Layer], starts: &[u64], budget: u64, segment: u64) -> Self {
         let start = |(n, layer): (usize, &Layer)| starts.get(n).map_or(0, |s| (*s).min(layer.size));
         let streams = layers.iter().enumerate().map(|l| Stream::new(l.1.clone(), start(l))).collect();
-        let mut window = Self { streams, budget, segment: segment.max(1), held: 0, failed: None };
+        let mut window = Self { streams, budget, pace: Pace::new(segment), held: 0, failed: None };
         for index in 0..window.streams.len() {
             window.finish_if_complete(index);
         }
@@ -141,7 +136,7 @@ impl Window {
     /// The next piece of work, if there is room for one.
     pub fn claim(&mut self) -> Option<Claim> {
         let (index, len) = self.claimable()?;
-        let segment = self.segment;
+        let segment = self.pace.segment();
         let stream = &mut self.streams[index];
         let whole = stream.mode == Mode::Whole;
         let start = if whole { stream.frontier } else { stream.next };
@@ -173,7 +168,7 @@ impl Window {
             if stream.next >= stream.layer.size || stream.mode == Mode::Probing {
                 continue;
             }
-            let len = (stream.layer.size - stream.next).min(self.segment);
+            let len = (stream.layer.size - stream.next).min(self.pace.segment());
             full = full || self.held + len > self.budget;
             if !full || (stream.is_out() && stream.claims == 0) {
                 return Some((index, len));
@@ -224,28 +219,38 @@ impl Window {
         stream.epoch += 1;
         stream.claims = 0;
         stream.pending.clear();
+        stream.waiting = 0;
         stream.next = stream.frontier;
         let kept: u64 = stream.ready.iter().map(|b| b.len() as u64).sum();
         let held = stream.held;
         self.release(claim.layer, held.saturating_sub(kept));
     }
 
-    /// Bytes of `claim` arrived at offset `at`. False if they came in vain.
-    pub fn arrived(&mut self, claim: &Claim, at: u64, bytes: Bytes) -> bool {
+    /// Bytes of `claim` arrived at offset `at`. Gives how many more of the layer are here than ever before, in order
+    /// or not; None if they came in vain.
+    pub fn arrived(&mut self, claim: &Claim, at: u64, bytes: Bytes) -> Option<u64> {
         if self.is_void(claim) {
-            return false;
+            return None;
         }
         if claim.whole {
             self.hold(claim.layer, bytes.len() as u64);
         }
-        self.streams[claim.layer].pending.insert(at, bytes);
-        true
+        let stream = &mut self.streams[claim.layer];
+        stream.waiting += bytes.len() as u64;
+        stream.pending.insert(at, bytes);
+        let here = (stream.frontier + stream.waiting).min(stream.layer.size);
+        let gained = here.saturating_sub(stream.seen);
+        stream.seen += gained;
+        Some(gained)
     }
 
-    /// All of `claim` arrived.
-    pub fn done(&mut self, claim: &Claim) {
+    /// All of `claim` arrived, in this time.
+    pub fn done(&mut self, claim: &Claim, took: Duration) {
         if !self.is_void(claim) {
             self.streams[claim.layer].claims -= 1;
+        }
+        if !claim.whole {
+            self.pace.took(claim.end - claim.start, took);
         }
     }
 
@@ -257,6 +262,7 @@ impl Window {
             stream.hasher.as_ref()?;
             let mut bytes = stream.pending.remove(&at).unwrap_or_default();
             let known = (stream.frontier - at).min(bytes.len() as u64);
+            stream.waiting = stream.waiting.saturating_sub(known);
             let _ = bytes.split_to(known as usize);
             let pass = stream.pass;
             let hasher = if bytes.is_empty() { None } else { stream.hasher.take() };
@@ -267,32 +273,28 @@ impl Window {
         }
     }
 
-    /// Hashed bytes become readable.
-    pub fn hashed(&mut self, done: Hashing) -> Advance {
+    /// Hashed bytes become readable. Whether the layer is complete now, and right.
+    pub fn hashed(&mut self, done: Hashing) -> bool {
         let stream = &mut self.streams[done.layer];
         if stream.pass != done.pass {
-            return Advance { gained: 0, finished: false };
+            return false;
         }
         stream.frontier += done.bytes.len() as u64;
+        stream.waiting = stream.waiting.saturating_sub(done.bytes.len() as u64);
         stream.ready.push_back(done.bytes);
         stream.hasher = Some(done.hasher);
-        let gained = stream.frontier.saturating_sub(stream.seen);
-        stream.seen = stream.seen.max(stream.frontier);
-        let complete = stream.frontier == stream.layer.size;
-        Advance { gained, finished: complete && self.finish(done.layer) }
+        stream.frontier == stream.layer.size && self.finish(done.layer)
     }
 
     /// Judges a complete layer by its digest.
     fn finish(&mut self, layer: usize) -> bool {
         let stream = &mut self.streams[layer];
         let found = digest_of_hash(stream.hasher.take().unwrap_or_default());
-        stream.verified = stream.start > 0 || found == stream.layer.digest;
+        let unchecked = stream.start > 0 || stream.layer.kind == Blob::AnyFile;
+        stream.verified = unchecked || found == stream.layer.digest;
         if !stream.verified {
-            let what =
-                format!("layer {} is damaged: what arrived has the digest {found}", stream.layer.digest);
-            self.fail(RegistryError::new(Kind::Corrupt, what).hint(
-                "the registry or a proxy on the way gives wrong bytes; try again, or tell its operator",
-            ));
+            let error = stream.layer.damaged(&found);
+            self.fail(error);
         }
         self.failed.is_none()
     }
@@ -393,6 +395,7 @@ impl Stream {
             epoch: 0,
             opened: false,
             starving: false,
+            waiting: 0,
             seen: start,
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::verify::digest_of;
 
+/// The first range; a window begins with an eighth of the longest.
 const SEGMENT: u64 = 10;
 
 fn content(layer: usize, size: u64) -> Vec<u8> {
@@ -14,9 +15,10 @@ fn window(sizes: &[u64], budget: u64) -> Window {
         digest: digest_of(&content(n, *size)),
         size: *size,
         media_type: String::new(),
+        kind: Blob::Layer,
     };
     let layers: Vec<Layer> = sizes.iter().enumerate().map(layer).collect();
-    Window::new(&layers, &[], budget, SEGMENT)
+    Window::new(&layers, &[], budget, 8 * SEGMENT)
 }
 
 /// All bytes of a claim arrive in pieces of 3, and are hashed as far as they are in order.
@@ -31,7 +33,7 @@ fn deliver(window: &mut Window, claim: &Claim, size: u64) {
     while let Some(hashing) = window.next_to_hash(claim.layer) {
         window.hashed(hashing.run());
     }
-    window.done(claim);
+    window.done(claim, Duration::from_secs(2));
 }
 
 fn spans(claims: &[Claim]) -> Vec<(usize, u64, u64)> {
@@ -121,10 +123,11 @@ fn ranges_that_fail_later_make_the_layer_begin_anew_where_it_was_hashed() {
     let mut second = window.claim().expect("second");
     let third = window.claim().expect("third");
     deliver(&mut window, &first, 35);
-    window.arrived(&third, 20, Bytes::copy_from_slice(&content(0, 35)[20..25]));
+    let ahead = Bytes::copy_from_slice(&content(0, 35)[20..25]);
+    assert_eq!(window.arrived(&third, 20, ahead), Some(5), "what comes out of order counts");
     window.ranges_fail(&mut second);
     assert!(window.is_void(&second) && window.is_void(&third));
-    assert!(!window.arrived(&third, 25, Bytes::from_static(b"x")), "in vain");
+    assert_eq!(window.arrived(&third, 25, Bytes::from_static(b"x")), None, "in vain");
     let whole = window.claim().expect("the whole");
     assert_eq!((whole.start, whole.end, whole.whole, window.claim()), (10, 35, true, None));
     deliver(&mut window, &whole, 35);
@@ -138,9 +141,9 @@ fn a_layer_can_be_read_again_and_is_judged_again() {
     for gained in [8, 0] {
         let pass = window.open(0);
         let claim = window.claim().expect("a pass fetches");
-        window.arrived(&claim, 0, Bytes::from(content(0, 8)));
+        assert_eq!(window.arrived(&claim, 0, Bytes::from(content(0, 8))), Some(gained));
         let hashing = window.next_to_hash(0).expect("in order");
-        assert_eq!(window.hashed(hashing.run()), Advance { gained, finished: true });
+        assert!(window.hashed(hashing.run()));
         assert_eq!(read(&mut window, 0, pass), content(0, 8));
         assert_eq!(window.take(0, pass), Ok(Taken::End));
         window.close(0, pass);
@@ -157,7 +160,7 @@ fn a_reading_given_up_frees_its_memory_and_the_hash_under_way_is_forgotten() {
     let hashing = window.next_to_hash(0).expect("in order");
     window.close(0, pass);
     assert_eq!((window.held, window.claim()), (0, None));
-    assert_eq!(window.hashed(hashing.run()), Advance { gained: 0, finished: false });
+    assert!(!window.hashed(hashing.run()));
     assert!(window.take(0, pass).is_err());
 }
 
@@ -168,7 +171,7 @@ fn wrong_bytes_fail_everything() {
     let claim = window.claim().expect("top");
     window.arrived(&claim, 0, Bytes::from(vec![0; 8]));
     let hashing = window.next_to_hash(1).expect("in order");
-    assert!(!window.hashed(hashing.run()).finished);
+    assert!(!window.hashed(hashing.run()));
     assert_eq!(window.take(0, pass).expect_err("failed").kind, Kind::Corrupt);
     assert_eq!(window.claim(), None);
 }
@@ -182,8 +185,13 @@ fn an_empty_layer_is_complete_from_the_start() {
 
 #[test]
 fn a_layer_whose_beginning_is_held_is_fetched_from_there() {
-    let layer = |size| Layer { digest: digest_of(b"judged by the reader"), size, media_type: String::new() };
-    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, SEGMENT);
+    let layer = |size| Layer {
+        digest: digest_of(b"judged by the reader"),
+        size,
+        media_type: String::new(),
+        kind: Blob::Layer,
+    };
+    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, 8 * SEGMENT);
     let (below, top) = (window.open(0), window.open(1));
     assert_eq!(window.take(1, top), Ok(Taken::End));
     let claim = window.claim().expect("the rest");

@@ -17,7 +17,9 @@ use grus_core::digest::Digest;
 use grus_squash::LayerSource;
 
 use super::Repository;
-use crate::build::Layer;
+use crate::failure::Failure;
+use crate::image::Layer;
+use crate::interrupt;
 use crate::section::Section;
 
 /// A pull that will take less than this is not worth being resumed.
@@ -39,6 +41,9 @@ pub enum Keep {
     /// None
     Never,
 }
+
+/// The beginning of a layer that is here: its length, and its bytes.
+pub type Start = Option<(u64, Arc<dyn LayerSource>)>;
 
 /// The kept layers of one image on its way.
 pub struct Kept {
@@ -93,8 +98,8 @@ impl Repository {
 impl Kept {
     /// The beginning of each layer that is here: its length, and its bytes. The files are opened now, so that
     /// another command's cleaning up does not disturb.
-    pub fn held(&self) -> Vec<Option<(u64, Arc<dyn LayerSource>)>> {
-        let open = |(digest, size): &(Digest, u64)| -> Option<(u64, Arc<dyn LayerSource>)> {
+    pub fn held(&self) -> Vec<Start> {
+        let open = |(digest, size): &(Digest, u64)| -> Start {
             let path = self.dir.join(digest.hex());
             let file = File::open(&path).ok()?;
             let len = file.metadata().ok().filter(|m| m.is_file() && m.len() > 0)?.len();
@@ -106,6 +111,27 @@ impl Kept {
             Some((len, Arc::new(Beginning { file, len, name: digest.to_string() })))
         };
         self.layers.iter().map(open).collect()
+    }
+
+    /// Runs `make` with what is held, once more without it where it may be what is damaged (a power cut), and
+    /// removes what has served or is wrong.
+    pub fn used<T>(&self, make: impl Fn(Vec<Start>) -> Result<T, Failure>) -> Result<T, Failure> {
+        let held = self.held();
+        let some = held.iter().any(Option::is_some);
+        let made = match make(held) {
+            Err(failure) if some && failure.exit_code() == 65 => {
+                self.forget();
+                make(vec![])
+            }
+            made => made,
+        };
+        match &made {
+            Ok(_) => self.succeeded(),
+            // What is wrong stays wrong.
+            Err(failure) if failure.exit_code() == 65 => self.forget(),
+            Err(_) => {}
+        }
+        made
     }
 
     /// The layers, kept while they are read.
@@ -122,14 +148,14 @@ impl Kept {
     }
 
     /// The image is in place: its layers have served, unless they are kept for others.
-    pub fn succeeded(&self) {
+    fn succeeded(&self) {
         if self.state.mode != Keep::Always {
             self.forget();
         }
     }
 
     /// Removes the image's layers.
-    pub fn forget(&self) {
+    fn forget(&self) {
         for (digest, _) in &self.layers {
             // One that cannot be removed is swept by age.
             let _ = fs::remove_file(self.dir.join(digest.hex()));
@@ -185,6 +211,8 @@ impl LayerSource for Keeping {
         let file = open(&self.path).ok();
         let from = file.as_ref().and_then(|f| f.metadata().ok()).map_or(0, |m| m.len());
         let path = self.path.clone();
+        interrupt::temporary()
+            .insert_unless(path.clone(), |path| fs::metadata(path).is_ok_and(|m| m.len() > 0));
         Ok(Box::new(Copying { reader, file, from, at: 0, path, state: self.state.clone() }))
     }
 
@@ -205,6 +233,12 @@ struct Copying {
     at: u64,
     path: PathBuf,
     state: Arc<State>,
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        interrupt::temporary().remove(&self.path);
+    }
 }
 
 impl Read for Copying {

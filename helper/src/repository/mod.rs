@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use grus_core::repository::Layout;
 
-pub use layers::{Keep, Kept};
+pub use layers::{Keep, Kept, Start};
 pub use lock::Lock;
-pub use partial::{resumes, Left, Partial};
+pub use partial::{Left, Partial};
 pub use read::{Listing, Row};
 pub use remove::Removed;
 pub use temp::TempFile;

@@ -124,7 +124,7 @@ pub(super) fn is_one(name: &str) -> bool {
 }
 
 /// Whether `path` is a file that the next pull can make use of.
-pub fn resumes(path: &Path) -> bool {
+pub(super) fn resumes(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     is_one(name) && has_layers(&index_of(path)) && image_of(path).exists()
 }

@@ -62,8 +62,8 @@ impl Repository {
         Tag::parse(&read_limited(&path, MAX_TAG).ok()?, &path.display().to_string()).ok()
     }
 
-    /// When a row's tag was last set: by every pull and import, changed or not. For an image without a tag, when it
-    /// was made. The distant past if nobody knows.
+    /// When a row's tag was last used: set by a pull or an import, changed or not, or named by a job (the plugin notes
+    /// it). For an image without a tag, when it was made. The distant past if nobody knows.
     pub fn freshness(&self, row: &Row) -> SystemTime {
         let tag = row.reference.as_ref().and_then(|r| self.layout.tag(r, &row.platform));
         let path = tag.unwrap_or_else(|| self.layout.image(&row.digest));
@@ -135,7 +135,7 @@ impl Repository {
 
 /// The row of a tag file `refs/<above...>/<name>`, its metadata yet to be read.
 fn row(above: &[String], name: &str, path: &Path) -> Option<Row> {
-    let platform = platform_of(name.strip_suffix(".json")?)?;
+    let platform = Platform::from_file_name(name.strip_suffix(".json")?)?;
     let (tag, repository) = above.split_last()?;
     let suffix = match tag.strip_prefix('@') {
         Some(hex) => format!("@sha256:{hex}"),
@@ -150,11 +150,6 @@ fn row(above: &[String], name: &str, path: &Path) -> Option<Row> {
         resolved: content.resolved,
         meta: None,
     })
-}
-
-/// `linux-arm-v7` back to a platform; the inverse of [`Platform::file_name`], as no part holds a `-`.
-fn platform_of(name: &str) -> Option<Platform> {
-    Platform::parse(&name.replace('-', "/")).ok()
 }
 
 /// The entries of a directory by name, with whether each is a directory; none if there is no directory.

@@ -18,6 +18,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Metadata without an image is an orphan after this time; between the two, publishing takes milliseconds.
 const ORPHAN: Duration = Duration::from_secs(3600);
+/// Age of rulings that are removed: the next launch that needs one makes it again.
+const RULING: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What a removal took away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +77,11 @@ impl Repository {
         remove(&self.layout.layer_index(digest))?;
         remove(&self.layout.facts(digest))?;
         remove(&self.layout.meta(digest))?;
+        for (name, path, _) in entries(&self.layout.rulings())? {
+            if name.starts_with(digest.hex()) {
+                remove(&path)?;
+            }
+        }
         if let Some(hidden) = hidden {
             let bytes = fs::metadata(&hidden).map(|m| m.len()).unwrap_or(0);
             remove(&hidden)?;
@@ -103,10 +110,12 @@ impl Repository {
             }
             let Some(digest) = digest_of(&name, ".json") else { continue };
             // Metadata comes first when an image is published: only what is old enough is an orphan.
-            let old = fs::metadata(&path)
-                .and_then(|m| m.modified())
-                .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > ORPHAN));
-            if old && !self.layout.image(&digest).exists() {
+            if older(&path, ORPHAN) && !self.layout.image(&digest).exists() {
+                remove(&path)?;
+            }
+        }
+        for (_, path, _) in entries(&self.layout.rulings())? {
+            if older(&path, RULING) {
                 remove(&path)?;
             }
         }
@@ -133,6 +142,12 @@ impl Repository {
             Err(e) => Err(Failure::io("remove", image, &e)),
         }
     }
+}
+
+/// Whether a file was written longer ago than this.
+fn older(path: &Path, than: Duration) -> bool {
+    let written = fs::metadata(path).and_then(|m| m.modified());
+    written.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > than))
 }
 
 /// The digest that a file `<hex><ending>` is named by.

@@ -42,7 +42,7 @@ impl TempFile {
 
     /// The same at a path that nobody else makes.
     pub(super) fn create_at(path: PathBuf, public: bool) -> Result<Self, Failure> {
-        interrupt::temporary().insert(path.clone());
+        interrupt::temporary().insert_unless(path.clone(), partial::resumes);
         let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&path);
         let made = opened.and_then(|file| {
             if public {

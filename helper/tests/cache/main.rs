@@ -10,6 +10,8 @@ mod server;
 #[allow(dead_code)]
 #[path = "../cli/support.rs"]
 mod support;
+#[path = "../cli/tmpfs.rs"]
+mod tmpfs;
 
 mod full;
 mod images;

@@ -9,7 +9,7 @@ use crate::mpi;
 use crate::support::{files, Lab, Output};
 
 /// A lab with the host stack `tuned`, MPI 3 on a libfabric 1.2.
-fn site() -> Lab {
+pub fn site() -> Lab {
     let lab = Lab::new();
     mpi::libfabric(&lab, "host/lib", 2);
     mpi::mpich(&lab, "host/lib", "3.4.3", &["MPI_Send"]);
@@ -18,7 +18,7 @@ fn site() -> Lab {
 }
 
 /// An image `app` with an MPI of its own that has `names`, and a program that calls them.
-fn app(lab: &Lab, names: &[&str], fabric: usize) {
+pub fn app(lab: &Lab, names: &[&str], fabric: usize) {
     mpi::rootfs(lab, "root");
     mpi::libfabric(lab, "root/opt/mpi/lib", fabric);
     mpi::mpich(lab, "root/opt/mpi/lib", "4.0.0", names);

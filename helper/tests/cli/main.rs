@@ -11,6 +11,13 @@ mod mpi;
 mod plan;
 mod pull;
 mod repository;
+mod ruling;
 mod scan;
+#[allow(dead_code)] // other tests use the rest
+#[path = "../registry/server.rs"]
+mod server;
 mod support;
 mod tidy;
+#[allow(dead_code)] // other tests use the rest
+mod tmpfs;
+mod web;

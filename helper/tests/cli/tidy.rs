@@ -76,7 +76,7 @@ fn prune_alone_takes_what_has_no_name() {
 }
 
 #[test]
-fn prune_by_age_takes_what_was_not_imported_for_long() {
+fn prune_by_age_takes_what_was_not_used_for_long() {
     let (lab, first, _) = two(40);
     assert_eq!(lab.run(["prune", "--older-than", "50d"]).ok().out, "Freed: 0 B\n");
     let said = lab.run(["prune", "--older-than", "30d"]).ok().out;
@@ -100,6 +100,26 @@ fn prune_by_size_takes_the_oldest_first() {
     assert!(said.contains(&first) && !said.contains(&second), "{said}");
     let _ = lab.run(["prune", "--keep", "0"]).ok();
     lab.assert_empty();
+}
+
+#[test]
+fn prune_tells_in_json_what_went() {
+    let (lab, first, _) = two(40);
+    let pruned = |more: &[&str]| -> Value {
+        let args = ["prune", "--json", "--older-than", "30d"].iter().chain(more);
+        serde_json::from_str(&lab.run(args).ok().out).expect("JSON")
+    };
+    let dry = pruned(&["-n"]);
+    assert_eq!(dry["dry-run"], true);
+    assert_eq!(dry["untagged"][0]["reference"], "docker.io/library/app:1");
+    let done = pruned(&[]);
+    assert_eq!((&done["deleted"], &done["freed"]), (&dry["deleted"], &dry["freed"]));
+    assert_eq!((&done["deleted"][0]["digest"], &done["freed"]), (&first.into(), &done["deleted"][0]["size"]));
+    assert_eq!(
+        (pruned(&[])["deleted"].as_array().map(Vec::len), &pruned(&[])["freed"]),
+        (Some(0), &0.into())
+    );
+    lab.assert_sound();
 }
 
 #[test]

@@ -91,6 +91,25 @@ fn a_plain_registry_on_loopback() {
     assert_eq!(error.expect_err("no such tag").kind, Kind::NotFound);
 }
 
+#[test]
+fn a_mirror_that_is_down() {
+    let Some(registry) = Registry::start(false, "") else { return };
+    let home = tempfile::tempdir().expect("temporary directory");
+    // Bound and closed again: nobody listens there.
+    let dead = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("bound");
+    // The second mirror goes away in the middle, each time.
+    let cutting = cutting_proxy(registry.port, 77);
+    let conf = format!(
+        "[[registry]]\nprefix = 'hub.example'\nlocation = '127.0.0.1:{}/team'\n\
+         [[registry.mirror]]\nlocation = '{dead}/team'\n\
+         [[registry.mirror]]\nlocation = '127.0.0.1:{cutting}/team'\n",
+        registry.port
+    );
+    fs::write(home.path().join("registries.conf"), conf).expect("write");
+    let mirrored = Settings { paths: paths(home.path()), retries: 1, ..settings() };
+    assert!(pull(mirrored, "hub.example/app:1").expect("pulled").0 == registry.content.layers);
+}
+
 /// Copies between a client and `port`; the answers of every second connection end after some random bytes.
 fn cutting_proxy(port: u16, seed: u64) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("port");

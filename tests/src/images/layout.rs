@@ -53,8 +53,11 @@ impl Layout {
 
     /// Writes config, manifest and index. `config` is the image's own part (`Env`, `Cmd`, `WorkingDir`...).
     pub fn finish(self, architecture: &str, config: Value) -> Result<()> {
+        // Optional by the specification, but Charliecloud asks for it.
+        let step = json!({"created": "2023-11-14T22:13:20Z", "created_by": "the recipe"});
         let image = json!({
             "created": "2023-11-14T22:13:20Z",
+            "history": vec![step; self.diff_ids.len()],
             "architecture": architecture,
             "os": "linux",
             "config": config,

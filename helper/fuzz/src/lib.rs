@@ -1,0 +1,3 @@
+//! The fuzz target, where the corpus test finds it too.
+
+pub mod targets;
