@@ -37,6 +37,7 @@ pub fn run() -> Result<()> {
     println!("set-up on a node, us\n{setup}");
     let swap = swap(&cluster)?;
     println!("the same with a host's MPI swapped in, us\n{swap}");
+    cluster.use_stacks(&[])?;
     let steps = steps::measure(&cluster, &kernel, &users)?;
     println!("whole steps (srun -n1 /bin/true in one allocation), ms\n{steps}");
     print_load("after");

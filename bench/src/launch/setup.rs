@@ -38,7 +38,7 @@ pub struct Setup {
     /// A task's joining.
     pub join: Samples,
     /// Grus by phases, the kernel's mount and the server's.
-    phases: BTreeMap<String, [Samples; 2]>,
+    phases: Phases,
 }
 
 /// What it costs to swap the host's MPI in, microseconds.
@@ -52,6 +52,24 @@ pub struct Swap {
     pub verify: Samples,
     /// Libraries of the host that come in.
     pub libraries: usize,
+    phases: Phases,
+}
+
+/// By the name of a phase, microseconds of two kinds of builds.
+type Phases = BTreeMap<String, [Samples; 2]>;
+
+fn note(phases: &mut Phases, container: &Container, kind: usize) {
+    for (phase, took) in &container.timings.0 {
+        let samples = phases.entry(format!("{phase:?}").to_lowercase()).or_default();
+        samples[kind].0.push(took.as_secs_f64() * 1e6);
+    }
+}
+
+fn show(f: &mut fmt::Formatter<'_>, phases: &Phases, kinds: [&str; 2]) -> fmt::Result {
+    phases.iter().try_for_each(|(phase, [one, two])| {
+        let [first, second] = kinds;
+        writeln!(f, "    {phase:12} {first} {:8.1}   {second} {:8.1}", one.median(), two.median())
+    })
 }
 
 /// Measures the same image with and without a ruling, in turns; `stacks` are the node's profiles.
@@ -67,8 +85,11 @@ pub fn swap(account: &Account, image: &Path, stacks: &Path, ruling: Ruling) -> R
     plain.request.mpi = Some(Mode::Image);
     let mut measured = Swap { libraries, ..Swap::default() };
     for _ in 0..ROUNDS * EACH {
-        measured.plain.0.push(build(&plain)?.1);
-        measured.swapped.0.push(build(&swapped)?.1);
+        for (kind, inputs) in [&plain, &swapped].into_iter().enumerate() {
+            let (container, took) = build(inputs)?;
+            if kind == 0 { &mut measured.plain } else { &mut measured.swapped }.0.push(took);
+            note(&mut measured.phases, &container, kind);
+        }
         let (container, _) = build(&verified)?;
         let verify = container.timings.0.iter().filter(|(phase, _)| *phase == Phase::Verify);
         measured.verify.0.extend(verify.map(|(_, took)| took.as_secs_f64() * 1e6));
@@ -80,7 +101,8 @@ impl fmt::Display for Swap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  without        {}", self.plain)?;
         writeln!(f, "  {:2} libraries   {}", self.libraries, self.swapped)?;
-        writeln!(f, "  verify         {}", self.verify)
+        writeln!(f, "  verify         {}", self.verify)?;
+        show(f, &self.phases, ["without", "with"])
     }
 }
 
@@ -96,25 +118,16 @@ pub fn measure(account: &Account, kernel_image: &Path, users_image: &Path) -> Re
         for _ in 0..EACH {
             let (container, took) = build(&kernel)?;
             setup.kernel.0.push(took);
-            setup.note(&container, 0);
+            note(&mut setup.phases, &container, 0);
         }
         for _ in 0..EACH {
             let (container, took) = build(&fuse)?;
             setup.fuse.0.push(took);
-            setup.note(&container, 1);
+            note(&mut setup.phases, &container, 1);
         }
     }
     setup.join = joins(account, kernel_image)?;
     Ok(setup)
-}
-
-impl Setup {
-    fn note(&mut self, container: &Container, kind: usize) {
-        for (phase, took) in &container.timings.0 {
-            let samples = self.phases.entry(format!("{phase:?}").to_lowercase()).or_default();
-            samples[kind].0.push(took.as_secs_f64() * 1e6);
-        }
-    }
 }
 
 impl fmt::Display for Setup {
@@ -123,10 +136,7 @@ impl fmt::Display for Setup {
         writeln!(f, "  grus, kernel   {}", self.kernel)?;
         writeln!(f, "  grus, fuse     {}", self.fuse)?;
         writeln!(f, "  a rank's join  {}", self.join)?;
-        for (phase, [kernel, fuse]) in &self.phases {
-            writeln!(f, "    {phase:12} kernel {:8.1}   fuse {:8.1}", kernel.median(), fuse.median())?;
-        }
-        Ok(())
+        show(f, &self.phases, ["kernel", "fuse"])
     }
 }
 
