@@ -65,7 +65,9 @@ pub fn build_reusing(
         let ids = layers.iter().map(layer_id).collect();
         let again = kept.iter().any(|kept| !kept.is_empty());
         let reuse = Reuse { index: Some(out.index().file()), ids, kept };
-        match convert_reusing(&sources, &reuse, out.image().file(), options, observer) {
+        let convert = || convert_reusing(&sources, &reuse, out.image().file(), options, observer);
+        let (result, synced) = out.image().syncing(convert);
+        match synced.map_err(Error::Write).and(result) {
             Ok(summary) => break (out, summary),
             Err(Error::Kept { layer, .. }) if again => {
                 // Damaged is what an earlier pull left, not what the registry has: once more without it.

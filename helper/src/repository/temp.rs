@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
 use super::partial;
@@ -14,6 +15,10 @@ use crate::interrupt;
 
 /// A leftover of a writer on another machine is swept after this time without a write.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Written bytes are brought to the disk in portions of this size, looked for this often.
+const SYNC_BYTES: u64 = 64 << 20;
+const SYNC_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ending of a file that holds a reader's spool or a result in the making.
 const ENDING: &str = ".part";
@@ -73,6 +78,29 @@ impl TempFile {
     pub fn sync(&self) -> Result<(), Failure> {
         // close(2): write errors of NFS and quotas may come to light only here.
         self.file.sync_all().map_err(|e| Failure::io("write", &self.path, &e))
+    }
+
+    /// Does `write`, and meanwhile brings to the disk what it has written, so that [`TempFile::sync`] finds little left
+    /// to wait for. The second result is that of the syncing: an error is told once for a file (fsync(2)), here or by
+    /// the last sync.
+    pub fn syncing<T>(&self, write: impl FnOnce() -> T) -> (T, io::Result<()>) {
+        let (running, ended) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let syncing = scope.spawn(move || {
+                let mut done = 0;
+                while ended.recv_timeout(SYNC_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    let written = self.file.metadata()?.len();
+                    if written.saturating_sub(done) >= SYNC_BYTES {
+                        self.file.sync_data()?;
+                        done = written;
+                    }
+                }
+                Ok(())
+            });
+            let result = write();
+            drop(running);
+            (result, syncing.join().unwrap_or(Ok(())))
+        })
     }
 
     /// Leaves the file where it is, for a later command.

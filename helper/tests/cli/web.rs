@@ -263,7 +263,9 @@ fn a_slow_import_that_is_killed_goes_on_with_what_it_had() {
     let ranges: Vec<_> =
         server.log()[before..].iter().filter_map(|r| r.header("range").map(str::to_owned)).collect();
     assert!(ranges.iter().any(|range| range.starts_with(&format!("bytes={had}-"))), "{had}: {ranges:?}");
-    assert!(!ranges[1..].iter().any(|range| range.starts_with("bytes=0-")), "{ranges:?}");
+    // The question for the size asks for the first byte; requests of the killed program may still be logged before it.
+    let again = |range: &String| range.starts_with("bytes=0-") && range != "bytes=0-0";
+    assert!(!ranges.iter().any(again), "{ranges:?}");
     assert!(!kept.exists(), "it has served");
     lab.assert_sound();
     // Kept bytes that are wrong cost a download and nothing else.
