@@ -1,5 +1,5 @@
 //! Which environment a task sees. One precedence, lowest to highest: the job's environment, the image's
-//! `ENV`, the host's MPI stack where one is swapped in, the site's rules.
+//! `ENV`, the host's MPI stack where one is swapped in, the site's rules, `--container-env`.
 //!
 //! Three exceptions: what Slurm sets for a task is never overridden by an image; HOME, USER, LOGNAME and SHELL stay
 //! the user's; and the host's library and language paths ([`LEAKS`]) do not reach into an image, where they
@@ -83,12 +83,16 @@ pub struct Edits {
     pub unset: BTreeSet<String>,
 }
 
+/// What `--container-env` asks for: variables with their values, or without one to keep the job's.
+pub type Asked = BTreeMap<String, Option<String>>;
+
 /// Decides the changes. `job` is the environment the task would have on the host.
 pub fn decide(
     image: &ImageConfig,
     swap: Option<&Swap>,
     rules: &Rules,
     job: &BTreeMap<String, String>,
+    asked: &Asked,
 ) -> Edits {
     let mut edits = Edits::default();
     for name in job.keys() {
@@ -115,6 +119,11 @@ pub fn decide(
     for (name, back) in &rules.append {
         let joined = join(current(&edits, job, name).as_deref(), Some(back));
         edits.set.insert(name.clone(), joined);
+    }
+    for (name, value) in asked {
+        if let Some(value) = value.as_ref().or(job.get(name)) {
+            edits.set.insert(name.clone(), value.clone());
+        }
     }
     // Before everything else, or what was proved would not be what is found.
     if let Some(dir) = swap.and_then(|s| s.library_path.as_ref()) {
@@ -164,6 +173,15 @@ fn matches(rule: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn decide(
+        image: &ImageConfig,
+        swap: Option<&Swap>,
+        rules: &Rules,
+        job: &BTreeMap<String, String>,
+    ) -> Edits {
+        super::decide(image, swap, rules, job, &Asked::new())
+    }
+
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
@@ -178,6 +196,19 @@ mod tests {
         let rules = Rules { set: map(&[("B", "site")]), ..Default::default() };
         let edits = decide(&image(&["PATH=/image", "A=image", "B=image"]), None, &rules, &job);
         assert_eq!(edits.set, map(&[("PATH", "/image"), ("A", "image"), ("B", "site")]));
+        assert!(edits.unset.is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_for_has_the_last_word() {
+        let job = map(&[("A", "job"), ("LD_LIBRARY_PATH", "/host"), ("B", "job")]);
+        let rules = Rules { set: map(&[("B", "site")]), ..Default::default() };
+        let asked = [("A", None), ("LD_LIBRARY_PATH", None), ("B", Some("mine")), ("GONE", None)];
+        let asked = asked.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into();
+        let edits = super::decide(&image(&["A=image", "GONE=image"]), None, &rules, &job, &asked);
+        for (name, value) in [("A", "job"), ("LD_LIBRARY_PATH", "/host"), ("B", "mine"), ("GONE", "image")] {
+            assert_eq!(edits.set[name], value, "{name}");
+        }
         assert!(edits.unset.is_empty());
     }
 

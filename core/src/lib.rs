@@ -6,6 +6,7 @@
 //! [`plan::Host`] facts) -> [`plan::decide`] -> [`plan::LaunchPlan`].
 #![forbid(unsafe_code)]
 
+mod csv;
 pub mod digest;
 pub mod elf;
 pub mod environment;
@@ -14,6 +15,7 @@ pub mod image;
 pub mod ldcache;
 pub mod manual;
 pub mod mount;
+pub mod name;
 pub mod options;
 pub mod path;
 pub mod plan;

@@ -39,6 +39,8 @@ pub struct Site {
     pub pull: Pull,
     /// `[mounts]`
     pub mounts: Mounts,
+    /// `[container]`
+    pub container: Container,
     /// `[volatile]`
     pub volatile: Volatile,
     /// `[environment]`
@@ -85,6 +87,18 @@ pub struct Mounts {
     pub tmp: bool,
     /// More binds, in the grammar of `--mount`.
     pub site: Vec<String>,
+}
+
+/// What containers are like if nobody says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Container {
+    /// The default of `--container-writable`.
+    pub writable: bool,
+    /// The default of `--container-remap-root`.
+    pub remap_root: bool,
+    /// The default of `--container-entrypoint`.
+    pub entrypoint: bool,
 }
 
 /// Limits of volatile directories.

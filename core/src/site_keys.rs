@@ -62,6 +62,22 @@ pub const KEYS: &[Key] = &[
                is missing on a node is left out there.",
     },
     Key {
+        name: "container.writable",
+        default: "false",
+        text: "Whether the whole container is writable for a step, its changes gone afterwards. The default of \
+               --container-writable.",
+    },
+    Key {
+        name: "container.remap-root",
+        default: "false",
+        text: "Whether users are shown as root in containers. The default of --container-remap-root.",
+    },
+    Key {
+        name: "container.entrypoint",
+        default: "false",
+        text: "Whether tasks go through the image's ENTRYPOINT. The default of --container-entrypoint.",
+    },
+    Key {
         name: "volatile.size",
         default: "\"50%\"",
         text: "How much one step's volatile directories may hold on a node together, in memory: bytes with k, m or \

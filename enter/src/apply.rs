@@ -62,6 +62,7 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
                 volatile.make(&root, destination)?;
                 clock.enter(Phase::Binds);
             }
+            Op::Tmpfs { .. } | Op::Squashfs { .. } | Op::Scratch { .. } | Op::Make { .. } => todo!(),
         }
     }
     clock.enter(Phase::Pivot);
@@ -76,9 +77,9 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
 fn clones(plan: &LaunchPlan, sources: &Sources<'_>) -> Result<Vec<OwnedFd>, Failure> {
     let mut clones = vec![];
     for op in &plan.mounts {
-        let Op::Bind { source, readonly, devices, opener, .. } = op else { continue };
+        let Op::Bind { source, recursive, readonly, noexec, devices, opener, .. } = op else { continue };
         let tree = sources
-            .with(source, *opener, |fd| clone_tree(fd.as_fd(), source.as_path()))
+            .with(source, *opener, |fd| clone_tree(fd.as_fd(), *recursive, source.as_path()))
             .unwrap_or_else(|| {
                 Err(Broken::new(format!("bind {source}: not opened"), rustix::io::Errno::BADF))
             })
@@ -86,6 +87,7 @@ fn clones(plan: &LaunchPlan, sources: &Sources<'_>) -> Result<Vec<OwnedFd>, Fail
         let mut set = MountAttrFlags::MOUNT_ATTR_NOSUID;
         set.set(MountAttrFlags::MOUNT_ATTR_NODEV, !devices);
         set.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);
+        set.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, *noexec);
         confine(tree.as_fd(), set, source.as_str()).during(Phase::Sources)?;
         clones.push(tree);
     }
@@ -139,7 +141,7 @@ impl Scratch {
             let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
             Broken::new(format!("write({name}, {} bytes)", content.len()), errno)
         })?;
-        let tree = clone_tree(file.as_fd(), name.as_ref())?;
+        let tree = clone_tree(file.as_fd(), false, name.as_ref())?;
         let set = MountAttrFlags::MOUNT_ATTR_RDONLY
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV;

@@ -145,14 +145,13 @@ fn said(fs: OwnedFd, call: String, errno: Errno) -> Broken {
     }
 }
 
-/// A copy of the mount tree at `fd`, attached nowhere. `name` is for the error.
-pub(crate) fn clone_tree(fd: BorrowedFd<'_>, name: &Path) -> Called<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_EMPTY_PATH;
+/// A copy of the mount at `fd`, with those below it if `recursive`, attached nowhere. `name` is for the error.
+pub(crate) fn clone_tree(fd: BorrowedFd<'_>, recursive: bool, name: &Path) -> Called<OwnedFd> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     rustix::mount::open_tree(fd, c"", flags)
-        .map_err(|e| Broken::new(format!("open_tree({}, OPEN_TREE_CLONE|AT_RECURSIVE)", shown(name)), e))
+        .map_err(|e| Broken::new(format!("open_tree({}, {flags:?})", shown(name)), e))
 }
 
 /// Attaches a mount on what is open at `on`. `name` is for the error.

@@ -60,6 +60,6 @@ mod tests {
     #[test]
     fn the_first_wrong_value_is_refused() {
         let refusal = typed(&["mount=/a:/b:zz", "container-image=A B"]).expect_err("bad");
-        assert_eq!(refusal.what, "mount '/a:/b:zz': 'zz' is neither ro nor rw");
+        assert_eq!(refusal.what, "mount '/a:/b:zz': 'zz' is no flag of a mount");
     }
 }

@@ -7,6 +7,7 @@
 
 mod binds;
 mod decide;
+mod draft;
 mod facts;
 mod resolve;
 mod show;
@@ -17,6 +18,7 @@ pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
 pub use resolve::exists;
 
 use crate::environment::Edits;
+use crate::mount::{Size, Tmpfs};
 use crate::path::AbsPath;
 use crate::swap::Check;
 
@@ -27,6 +29,8 @@ pub struct LaunchPlan {
     pub image: AbsPath,
     /// How it is mounted.
     pub how: How,
+    /// Whether the whole root can be changed by the user; else it is read-only.
+    pub writable: bool,
     /// Missing destinations, parents first, made in the tmpfs layer of an overlay. None: no overlay.
     pub skeleton: Vec<Made>,
     /// Mounts, in the order they are made.
@@ -82,14 +86,18 @@ pub struct Made {
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// A host file or directory, with what is mounted below it. Always nosuid.
+    /// A host file or directory. Always nosuid.
     Bind {
         /// On the host.
         source: AbsPath,
         /// In the container.
         destination: AbsPath,
+        /// With what is mounted below it.
+        recursive: bool,
         /// Nothing below it can be written.
         readonly: bool,
+        /// Nothing below it can be executed.
+        noexec: bool,
         /// Device nodes work through it.
         devices: bool,
         /// With whose permissions the source was opened.
@@ -102,10 +110,48 @@ pub enum Op {
         /// Its content.
         content: Vec<u8>,
     },
-    /// A directory of the image, writable for the user, in memory.
+    /// A directory of the image, writable for the user.
     Volatile {
         /// In the container.
         destination: AbsPath,
+    },
+    /// An empty directory in memory, the user's.
+    Tmpfs {
+        /// In the container.
+        destination: AbsPath,
+        /// Its size and so on.
+        tmpfs: Tmpfs,
+        /// Nothing in it can be written.
+        readonly: bool,
+        /// Nothing in it can be executed.
+        noexec: bool,
+    },
+    /// The tree of a SquashFS file, read-only, mounted as images are (D6).
+    Squashfs {
+        /// The file, on the host.
+        source: AbsPath,
+        /// In the container.
+        destination: AbsPath,
+        /// Nothing in it can be executed.
+        noexec: bool,
+        /// With whose permissions the file is opened.
+        opener: Opener,
+    },
+    /// An empty directory on the node's disk, the user's, gone with the container.
+    Scratch {
+        /// In the container.
+        destination: AbsPath,
+        /// How much it may hold.
+        size: Size,
+        /// Nothing in it can be executed.
+        noexec: bool,
+    },
+    /// A mount point in an empty directory that was mounted before.
+    Make {
+        /// In the container.
+        destination: AbsPath,
+        /// A directory or a file.
+        make: Make,
     },
 }
 
@@ -113,9 +159,13 @@ impl Op {
     /// Where it is mounted.
     pub fn destination(&self) -> &AbsPath {
         match self {
-            Op::Bind { destination, .. } | Op::Text { destination, .. } | Op::Volatile { destination } => {
-                destination
-            }
+            Op::Bind { destination, .. }
+            | Op::Text { destination, .. }
+            | Op::Volatile { destination }
+            | Op::Tmpfs { destination, .. }
+            | Op::Squashfs { destination, .. }
+            | Op::Scratch { destination, .. }
+            | Op::Make { destination, .. } => destination,
         }
     }
 }

@@ -8,6 +8,9 @@ use crate::refusal::printable;
 impl fmt::Display for LaunchPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "image     {} ({})", self.image, self.how)?;
+        if self.writable {
+            writeln!(f, "writable  /")?;
+        }
         for made in &self.skeleton {
             writeln!(f, "{made}")?;
         }
@@ -56,11 +59,16 @@ impl fmt::Display for Made {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Op::Bind { source, destination, readonly, devices, opener } => {
+            Op::Bind { source, destination, recursive, readonly, noexec, devices, opener } => {
                 let access = if *readonly { "ro" } else { "rw" };
-                let devices = if *devices { ",dev" } else { "" };
-                let opener = if *opener == Opener::Site { ",site" } else { "" };
-                write!(f, "bind      {source} on {destination} ({access}{devices}{opener})")
+                let flags = [
+                    (!*recursive, ",norec"),
+                    (*noexec, ",noexec"),
+                    (*devices, ",dev"),
+                    (*opener == Opener::Site, ",site"),
+                ];
+                let flags: String = flags.iter().filter(|(on, _)| *on).map(|(_, text)| *text).collect();
+                write!(f, "bind      {source} on {destination} ({access}{flags})")
             }
             Op::Text { destination, content } => match std::str::from_utf8(content) {
                 Ok(text) if !text.contains('\0') => {
@@ -69,6 +77,27 @@ impl fmt::Display for Op {
                 _ => write!(f, "text      {destination} ({} bytes)", content.len()),
             },
             Op::Volatile { destination } => write!(f, "volatile  {destination}"),
+            Op::Tmpfs { destination, tmpfs, readonly, noexec } => {
+                let size = tmpfs.size.map_or(String::new(), |size| format!(",size={size}"));
+                let huge = tmpfs.huge.map_or(String::new(), |huge| format!(",huge={huge}"));
+                let access = if *readonly { "ro" } else { "rw" };
+                let exec = if *noexec { ",noexec" } else { "" };
+                write!(f, "tmpfs     {destination} ({access}{size},mode={:04o}{huge}{exec})", tmpfs.mode)
+            }
+            Op::Squashfs { source, destination, noexec, opener } => {
+                let exec = if *noexec { ",noexec" } else { "" };
+                let opener = if *opener == Opener::Site { ",site" } else { "" };
+                write!(f, "squashfs  {source} on {destination} (ro{exec}{opener})")
+            }
+            Op::Scratch { destination, size, noexec } => {
+                let exec = if *noexec { ",noexec" } else { "" };
+                write!(f, "scratch   {destination} (size={size}{exec})")
+            }
+            Op::Make { destination, make } => match make {
+                Make::Directory => write!(f, "make dir  {destination}"),
+                Make::File => write!(f, "make file {destination}"),
+                Make::Link(target) => write!(f, "link      {destination} -> {target}"),
+            },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The host's MPI stack in a plan (D9): the binds, links and texts of a [`Swap`] that was decided and proved.
 
-use super::decide::{Draft, Launch};
+use super::decide::Launch;
+use super::draft::{below, Draft};
 use super::resolve::locate;
 use super::{Kind, Make, Op, Opener, Unavailable};
 use crate::ldcache;
@@ -53,7 +54,7 @@ impl Draft<'_> {
         for path in swap.over.keys().chain((!swap.links.is_empty()).then_some(&own)) {
             let (Some(above), Some(name)) = (path.parent(), path.components().next_back()) else { continue };
             let at = locate(self.rootfs, &above)?.path.join(name);
-            let hides = |op: &&Op| matches!(op, Op::Bind { destination, .. } if at.is_within(destination));
+            let hides = |op: &&Op| !matches!(op, Op::Volatile { .. }) && at.is_within(op.destination());
             if let Some(mount) = self.mounts.iter().find(hides) {
                 return Ok(Some((path.clone(), mount.destination().clone())));
             }
@@ -64,9 +65,8 @@ impl Draft<'_> {
     fn host_bind(&mut self, source: &AbsPath, destination: &AbsPath, kind: Kind) -> Result<(), Refusal> {
         // A mount of the site may have brought it already.
         let at = locate(self.rootfs, destination)?.path;
-        if let Some((from, around, _)) = self.bind_around(&at) {
-            let below = at.components().skip(around.depth());
-            if below.fold(from, |path, name| path.join(name)) == *source {
+        if let Some(Op::Bind { source: from, destination: around, .. }) = self.around(&at) {
+            if below(&at, around, from) == *source {
                 return Ok(());
             }
         }
@@ -74,7 +74,9 @@ impl Draft<'_> {
         self.mounts.push(Op::Bind {
             source: source.clone(),
             destination,
+            recursive: true,
             readonly: true,
+            noexec: false,
             devices: false,
             opener: Opener::User,
         });

@@ -199,6 +199,23 @@ fn every_option() {
 }
 
 #[test]
+fn every_type_of_mount() {
+    Case::of(&[
+        "mount=type=tmpfs,destination=/fast,size=64m,mode=1777,huge=advise",
+        "mount=/data:/fast/in/data:ro+noexec",
+        "mount=/data/file:/fast/file",
+        "mount=type=squashfs,source=/data/file,destination=/set,noexec",
+        "mount=type=scratch,destination=/scr,size=10g",
+        "mount=src=/scratch,dst=/s,recursive=false",
+        "container-mounts=umount:/tmp,/nowhere:/x:optional,/data:/y",
+        "container-workdir=/fast/in/data",
+        "container-env=LD_LIBRARY_PATH,IMG=2",
+        "container-writable",
+    ])
+    .golden("every_type_of_mount");
+}
+
+#[test]
 fn links_are_followed_inside_the_image() {
     let mut case = Case::of(&["mount=/data:/var/run/data", "mount=/scratch:/evil/sub"]);
     case.tree = Tree::debian().with(Kind::Directory, &["/var", "/run"]).with(
@@ -330,6 +347,18 @@ fn refusals_name_both_sides_and_the_way_out() {
             &["mount=/data:/home/alice/new"],
             "cannot mount on /home/alice/new: it lies in /home/alice, which is the host's /home/alice, and \
              /home/alice/new: No such file or directory",
+        ),
+        (&["mount=type=squashfs,source=/data,destination=/x"], "cannot mount /data on /x: it is not a file"),
+        (
+            &["mount=type=squashfs,source=/data/file,destination=/x", "mount=/data:/x/y"],
+            "cannot mount on /x/y: it lies in /x, which is a read-only SquashFS mount",
+        ),
+        (&["mount=umount:/opt"], "cannot leave out /opt: nothing is mounted there"),
+        (&["container-workdir=/nope"], "--container-workdir=/nope: there is no such directory"),
+        (&["container-workdir=/tmp/nope"], "--container-workdir=/tmp/nope: there is no such directory"),
+        (
+            &["mount=type=tmpfs,dst=/opt", "writable-volatile=/opt"],
+            "--writable-volatile=/opt: /opt is mounted, not the image's",
         ),
         (&["writable-volatile=/nope"], "--writable-volatile=/nope: the image has no such directory"),
         (&["writable-volatile=/etc/passwd"], "--writable-volatile=/etc/passwd: it is not a directory"),

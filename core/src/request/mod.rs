@@ -4,10 +4,14 @@
 //! [`Request::encode`]. slurmstepd reads it back with [`Request::decode`], which trusts nothing: every type
 //! in it checks itself.
 
+mod parse;
+
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 use crate::digest::Digest;
 use crate::mount::{Mount, MAX_MOUNTS};
+use crate::name::Name;
 use crate::options::{spec, Opt};
 use crate::path::AbsPath;
 use crate::reference::Reference;
@@ -42,6 +46,18 @@ pub struct Resolved {
     pub digest: Option<Digest>,
 }
 
+/// Namespaces of a container's own, beyond the mount namespace (namespaces(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unshare {
+    /// A network with nothing but loopback.
+    pub net: bool,
+    /// System V IPC and POSIX message queues.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+}
+
 /// When an image is pulled at submission (D11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -64,7 +80,7 @@ pub struct Request {
     /// Set by the submit side once the image is found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolved>,
-    /// `--mount`, in order.
+    /// `--mount` and `--container-mounts`, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
     /// `--writable-volatile`, in order.
@@ -76,6 +92,33 @@ pub struct Request {
     /// `--[no-]container-mount-workdir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount_workdir: Option<bool>,
+    /// `--container-workdir`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<AbsPath>,
+    /// `--container-env`: a name alone keeps the job's value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, Option<String>>,
+    /// `--container-writable`, `--container-readonly`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writable: Option<bool>,
+    /// `--container-name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// `--container-save`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save: Option<AbsPath>,
+    /// `--[no-]container-remap-root`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remap_root: Option<bool>,
+    /// `--[no-]container-entrypoint`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<bool>,
+    /// `--container-unshare`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unshare: Option<Unshare>,
+    /// `--[no-]container-slurm`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<bool>,
     /// `--container-pull`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullPolicy>,
@@ -91,28 +134,50 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether a container is asked for: an image other than `none`.
+    /// Whether a container is asked for: an image other than `none`, or one by name.
     pub fn wants_container(&self) -> bool {
-        !matches!(self.image, None | Some(Image::None))
+        match self.image {
+            Some(Image::None) => false,
+            Some(_) => true,
+            None => self.name.is_some(),
+        }
     }
 
     /// Takes in one occurrence of an option. `value` is empty for flags; `cwd` is the submitting directory.
     pub fn set(&mut self, opt: Opt, value: &str, cwd: &AbsPath) -> Result<(), Refusal> {
         match opt {
-            Opt::Image => set_once(&mut self.image, parse_image(value, cwd)?, opt),
+            Opt::Image => set_once(&mut self.image, parse::image(value, cwd)?, opt),
             Opt::Mount => push(&mut self.mounts, Mount::parse(value, cwd)?),
+            Opt::Mounts => {
+                Mount::parse_list(value, cwd)?.into_iter().try_for_each(|mount| push(&mut self.mounts, mount))
+            }
             Opt::WritableVolatile => {
-                volatile_dirs(value)?.into_iter().try_for_each(|dir| push(&mut self.volatile, dir))
+                parse::volatile_dirs(value)?.into_iter().try_for_each(|dir| push(&mut self.volatile, dir))
             }
-            Opt::MountHome => set_flag(&mut self.mount_home, true, Opt::MountHome, Opt::NoMountHome),
-            Opt::NoMountHome => set_flag(&mut self.mount_home, false, Opt::MountHome, Opt::NoMountHome),
-            Opt::MountWorkdir => {
-                set_flag(&mut self.mount_workdir, true, Opt::MountWorkdir, Opt::NoMountWorkdir)
-            }
-            Opt::NoMountWorkdir => {
-                set_flag(&mut self.mount_workdir, false, Opt::MountWorkdir, Opt::NoMountWorkdir)
-            }
-            Opt::Pull => set_once(&mut self.pull, parse_pull(value)?, opt),
+            Opt::MountHome => set_flag(&mut self.mount_home, true, [Opt::MountHome, Opt::NoMountHome]),
+            Opt::NoMountHome => set_flag(&mut self.mount_home, false, [Opt::MountHome, Opt::NoMountHome]),
+            Opt::MountWorkdir => set_flag(&mut self.mount_workdir, true, WORKDIR_FLAGS),
+            Opt::NoMountWorkdir => set_flag(&mut self.mount_workdir, false, WORKDIR_FLAGS),
+            Opt::Workdir => set_once(&mut self.workdir, parse::workdir(value)?, opt),
+            Opt::Env => parse::variables(value)?.into_iter().try_for_each(|(name, value)| {
+                match self.env.insert(name, value.clone()) {
+                    Some(old) if old != value => Err(twice(opt)),
+                    _ => Ok(()),
+                }
+            }),
+            Opt::Writable => set_flag(&mut self.writable, true, [Opt::Writable, Opt::Readonly]),
+            Opt::Readonly => set_flag(&mut self.writable, false, [Opt::Writable, Opt::Readonly]),
+            Opt::Name => set_once(&mut self.name, Name::parse(value)?, opt),
+            Opt::Save => set_once(&mut self.save, parse::file(value, cwd)?, opt),
+            Opt::RemapRoot => set_flag(&mut self.remap_root, true, [Opt::RemapRoot, Opt::NoRemapRoot]),
+            Opt::NoRemapRoot => set_flag(&mut self.remap_root, false, [Opt::RemapRoot, Opt::NoRemapRoot]),
+            Opt::Entrypoint => set_flag(&mut self.entrypoint, true, [Opt::Entrypoint, Opt::NoEntrypoint]),
+            Opt::NoEntrypoint => set_flag(&mut self.entrypoint, false, [Opt::Entrypoint, Opt::NoEntrypoint]),
+            Opt::EntrypointLog => Ok(()),
+            Opt::Unshare => set_once(&mut self.unshare, parse::unshare(value)?, opt),
+            Opt::Slurm => set_flag(&mut self.slurm, true, [Opt::Slurm, Opt::NoSlurm]),
+            Opt::NoSlurm => set_flag(&mut self.slurm, false, [Opt::Slurm, Opt::NoSlurm]),
+            Opt::Pull => set_once(&mut self.pull, parse::pull(value)?, opt),
             Opt::Batch => {
                 self.batch = Some(true);
                 Ok(())
@@ -134,14 +199,22 @@ impl Request {
             true => self.ruling,
             false => job.ruling,
         };
-        let list = |step: Vec<_>, job: Vec<_>| if step.is_empty() { job } else { step };
         Request {
             image: self.image.or(job.image),
             resolved,
             mounts: list(self.mounts, job.mounts),
-            volatile: if self.volatile.is_empty() { job.volatile } else { self.volatile },
+            volatile: list(self.volatile, job.volatile),
             mount_home: self.mount_home.or(job.mount_home),
             mount_workdir: self.mount_workdir.or(job.mount_workdir),
+            workdir: self.workdir.or(job.workdir),
+            env: if self.env.is_empty() { job.env } else { self.env },
+            writable: self.writable.or(job.writable),
+            name: self.name.or(job.name),
+            save: self.save.or(job.save),
+            remap_root: self.remap_root.or(job.remap_root),
+            entrypoint: self.entrypoint.or(job.entrypoint),
+            unshare: self.unshare.or(job.unshare),
+            slurm: self.slurm.or(job.slurm),
             pull: self.pull.or(job.pull),
             batch: self.batch.or(job.batch),
             mpi: self.mpi.or(job.mpi),
@@ -151,7 +224,7 @@ impl Request {
 
     /// Options that have no effect since no image is asked for; their names, for a warning.
     pub fn pointless(&self) -> Vec<&'static str> {
-        if self.image.is_some() {
+        if self.image.is_some() || self.name.is_some() {
             return vec![];
         }
         let said = [
@@ -161,6 +234,14 @@ impl Request {
             (self.mount_home == Some(false), Opt::NoMountHome),
             (self.mount_workdir == Some(true), Opt::MountWorkdir),
             (self.mount_workdir == Some(false), Opt::NoMountWorkdir),
+            (self.workdir.is_some(), Opt::Workdir),
+            (!self.env.is_empty(), Opt::Env),
+            (self.writable == Some(true), Opt::Writable),
+            (self.save.is_some(), Opt::Save),
+            (self.remap_root == Some(true), Opt::RemapRoot),
+            (self.entrypoint == Some(true), Opt::Entrypoint),
+            (self.unshare.is_some(), Opt::Unshare),
+            (self.slurm == Some(true), Opt::Slurm),
             (self.pull.is_some(), Opt::Pull),
             (self.batch.is_some(), Opt::Batch),
             (self.mpi.is_some(), Opt::Mpi),
@@ -200,12 +281,20 @@ impl Request {
     }
 }
 
+const WORKDIR_FLAGS: [Opt; 2] = [Opt::MountWorkdir, Opt::NoMountWorkdir];
+
+/// A list given by the step replaces the job's.
+fn list<T>(step: Vec<T>, job: Vec<T>) -> Vec<T> {
+    if step.is_empty() {
+        job
+    } else {
+        step
+    }
+}
+
 fn set_once<T: PartialEq>(slot: &mut Option<T>, value: T, opt: Opt) -> Result<(), Refusal> {
     match slot {
-        Some(old) if *old != value => {
-            Err(Refusal::user(format!("--{} is given twice with different values", spec(opt).name))
-                .hint("give it once"))
-        }
+        Some(old) if *old != value => Err(twice(opt)),
         _ => {
             *slot = Some(value);
             Ok(())
@@ -213,9 +302,14 @@ fn set_once<T: PartialEq>(slot: &mut Option<T>, value: T, opt: Opt) -> Result<()
     }
 }
 
-fn set_flag(slot: &mut Option<bool>, value: bool, yes: Opt, no: Opt) -> Result<(), Refusal> {
+fn twice(opt: Opt) -> Refusal {
+    Refusal::user(format!("--{} is given twice with different values", spec(opt).name)).hint("give it once")
+}
+
+/// `pair` are the options that mean true and false.
+fn set_flag(slot: &mut Option<bool>, value: bool, pair: [Opt; 2]) -> Result<(), Refusal> {
     if *slot == Some(!value) {
-        let (yes, no) = (spec(yes).name, spec(no).name);
+        let [yes, no] = pair.map(|opt| spec(opt).name);
         return Err(
             Refusal::user(format!("--{yes} and --{no} contradict each other")).hint("give one of them")
         );
@@ -237,60 +331,5 @@ fn push<T: PartialEq>(list: &mut Vec<T>, item: T) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn parse_image(value: &str, cwd: &AbsPath) -> Result<Image, Refusal> {
-    match value {
-        "none" => Ok(Image::None),
-        _ if value.starts_with('/') => Ok(Image::File(AbsPath::parse(value)?)),
-        _ if value.starts_with("./") => Ok(Image::File(AbsPath::parse(&format!("{cwd}/{value}"))?)),
-        _ if value.starts_with("../") => parse_image_above(value, cwd),
-        _ => Reference::parse(value).map(Image::Reference).map_err(|refusal| {
-            match value.ends_with(".squashfs") || value.ends_with(".sqsh") || value.ends_with(".sqfs") {
-                true => refusal.hint(format!("for a file, write './{}'", printable(value))),
-                false => refusal,
-            }
-        }),
-    }
-}
-
-/// `../x` from the submitting directory, resolved by text as the shell's `pwd` shows it.
-fn parse_image_above(value: &str, cwd: &AbsPath) -> Result<Image, Refusal> {
-    let mut dir = cwd.clone();
-    let mut rest = value;
-    while let Some(after) = rest.strip_prefix("../") {
-        dir = dir.parent().unwrap_or_else(AbsPath::root);
-        rest = after.trim_start_matches('/');
-    }
-    Ok(Image::File(AbsPath::parse(&format!("{dir}/{rest}"))?))
-}
-
-fn volatile_dirs(value: &str) -> Result<Vec<AbsPath>, Refusal> {
-    value
-        .split(',')
-        .map(|dir| {
-            let refuse = |why: &str| {
-                Refusal::user(format!("--writable-volatile={}: {why}", printable(value))).hint(
-                    "name directories of the image, for example --writable-volatile=/usr/local,/opt/app",
-                )
-            };
-            let dir = AbsPath::parse(dir).map_err(|e| refuse(&e.what))?;
-            match dir == AbsPath::root() {
-                true => Err(refuse("'/' as a whole cannot be made writable")),
-                false => Ok(dir),
-            }
-        })
-        .collect()
-}
-
-fn parse_pull(value: &str) -> Result<PullPolicy, Refusal> {
-    match value {
-        "missing" => Ok(PullPolicy::Missing),
-        "never" => Ok(PullPolicy::Never),
-        "always" => Ok(PullPolicy::Always),
-        other => Err(Refusal::user(format!("--container-pull={} is not known", printable(other)))
-            .hint("use missing, never or always")),
-    }
-}
-
 #[cfg(test)]
-#[path = "request_tests.rs"]
 mod tests;

@@ -28,9 +28,20 @@ fn a_full_request_survives_the_journey() {
         "container-pull=never",
         "container-batch",
         "container-mpi=cray",
+        "container-mounts=/y:/z:ro,tmpfs:/t",
+        "container-workdir=/app",
+        "container-env=A,B=1",
+        "container-writable",
+        "container-name=dev:create",
+        "container-save=../out.sqsh",
+        "container-remap-root",
+        "container-entrypoint",
+        "container-unshare=net,uts",
+        "container-slurm",
     ])
     .expect("all good");
-    assert_eq!(request.mounts.len(), 2);
+    assert_eq!(request.mounts.len(), 4);
+    assert_eq!(request.save.as_ref().map(AbsPath::as_str), Some("/work/out.sqsh"));
     assert_eq!(request.mpi, Some(Mode::Stack("cray".into())));
     assert_eq!(request.volatile.len(), 3);
     assert_eq!(Request::decode(&request.encode().expect("short")).expect("own text"), request);
@@ -45,6 +56,15 @@ fn images_are_references_files_or_none() {
     {
         assert_eq!(image(typed), Image::File(AbsPath::parse(path).expect(path)));
     }
+    for (typed, meant) in [
+        ("docker://ubuntu:24.04", "docker.io/library/ubuntu:24.04"),
+        ("nvcr.io#nvidia/pytorch:25.09", "nvcr.io/nvidia/pytorch:25.09"),
+        ("docker://me@nvcr.io#nvidia/pytorch", "nvcr.io/nvidia/pytorch:latest"),
+    ] {
+        assert!(matches!(image(typed), Image::Reference(r) if r.to_string() == meant), "{typed}");
+    }
+    let refusal = typed(&["container-image=dockerd://mine"]).expect_err("an engine's");
+    assert!(refusal.hint.expect("a way out").contains("docker save mine | grus import - mine"));
     assert!(
         matches!(image("ubuntu"), Image::Reference(r) if r.to_string() == "docker.io/library/ubuntu:latest")
     );
@@ -77,6 +97,15 @@ fn contradictions_are_refused_and_repeats_are_not() {
         (&["writable-volatile=/"], "--writable-volatile=/: '/' as a whole cannot be made writable"),
         (&["writable-volatile=usr"], "--writable-volatile=usr: 'usr' is not an absolute path"),
         (&["container-pull=maybe"], "--container-pull=maybe is not known"),
+        (
+            &["container-writable", "container-readonly"],
+            "--container-writable and --container-readonly contradict each other",
+        ),
+        (&["container-env=A=1", "container-env=A=2"], "--container-env is given twice with different values"),
+        (&["container-env=A B"], "--container-env=A B: 'A B' is no name of a variable"),
+        (&["container-workdir=app"], "--container-workdir=app: 'app' is not an absolute path"),
+        (&["container-save=./"], "--container-save=./: it names no file"),
+        (&["container-unshare=net,pid"], "--container-unshare=pid is not known"),
     ] {
         let refusal = typed(words).expect_err(why);
         assert_eq!(refusal.what, why);
@@ -115,7 +144,7 @@ fn hostile_text_on_the_node_is_refused() {
         "{\"unknown\":1}",
         r#"{"image":{"file":"relative"}}"#,
         r#"{"image":{"reference":"../../x"}}"#,
-        r#"{"mounts":[{"source":"/a","destination":"/b/../../c"}]}"#,
+        r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"/b/../../c"}]}"#,
         r#"{"resolved":{"path":"/a\u0000b"}}"#,
         &many,
         &format!("{}{{}}", " ".repeat(MAX_ENCODED)),
