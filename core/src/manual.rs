@@ -1,5 +1,7 @@
-//! Manual pages made from the tables of options and keys: spank_grus(8) and grus.toml(5), in man(7) roff.
+//! Pages made from the tables of options and keys: spank_grus(8) and grus.toml(5), in man(7) roff, and
+//! docs/options.md.
 
+use crate::options::variables::{pyxis_variable, variable};
 use crate::options::TABLE;
 use crate::site::KEYS;
 
@@ -53,6 +55,36 @@ pub fn site_page() -> String {
     page
 }
 
+/// docs/options.md: every option, with all the ways to give it and the test of each.
+pub fn options_page() -> String {
+    let mut page = String::from(
+        "# Options\n\nMade from the table in `core/src/options`, as are `srun --help` and `man spank_grus`.\n\n\
+         Each option is given on srun's command line, on an `#SBATCH` line, to salloc, or by a variable of the environment; the \
+         command line has\nthe last word, then variables, then what the job said. Lists that a step gives replace the job's. \
+         A flag's variable is 1 or 0, true or false, yes\nor no; a false one means the `--no-` form. sbatch and salloc take \
+         their variables into the job and remove them from its environment.\n\n\
+         Each cell is tested on a real Slurm, for its effect in the container: `cargo test --release --workspace --test slurm -- \
+         options`.\n\n\
+         | option | srun | `#SBATCH` | salloc | variable | Pyxis's variable |\n|---|---|---|---|---|---|\n\
+         | *test* | `by_the_command_line_of_srun` | `by_lines_of_a_batch_script` | `by_salloc` | `by_variables` | \
+         `by_the_variables_of_pyxis` |\n",
+    );
+    let code = |name: Option<String>| name.map_or("-".into(), |name| format!("`{name}`"));
+    for row in TABLE {
+        let value = row.value.map_or(String::new(), |v| format!("={v}").replace('|', "\\|"));
+        let shared = row.name.strip_prefix("no-").and_then(crate::options::by_name).unwrap_or(row);
+        let (own, pyxis) = (code(variable(shared)), code(pyxis_variable(shared)));
+        page.push_str(&format!("| `--{}{value}` | yes | yes | yes | {own} | {pyxis} |\n", row.name));
+    }
+    page.push_str("\n## What they do\n\n");
+    for row in TABLE {
+        page.push_str(&format!("**`--{}`** {}\n\n", row.name, row.text));
+    }
+    page.truncate(page.trim_end().len());
+    page.push('\n');
+    page
+}
+
 fn head(title: &str, section: u8, name: &str, what: &str) -> String {
     format!(".TH {title} {section}\n.SH NAME\n{name} \\- {what}\n")
 }
@@ -72,11 +104,16 @@ mod tests {
 
     #[test]
     fn the_shipped_pages_are_made_from_the_tables() {
-        let man = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man");
-        for (name, page) in [("spank_grus.8", plugin_page()), ("grus.toml.5", site_page())] {
-            let file = format!("{man}/{name}");
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+        let pages = [
+            ("man/spank_grus.8", plugin_page()),
+            ("man/grus.toml.5", site_page()),
+            ("options.md", options_page()),
+        ];
+        for (name, page) in pages {
+            let file = format!("{docs}/{name}");
             if std::env::var_os("GRUS_GOLDEN").is_some() {
-                std::fs::write(&file, &page).expect("docs/man is writable");
+                std::fs::write(&file, &page).expect("docs is writable");
             }
             assert_eq!(
                 std::fs::read_to_string(&file).unwrap_or_default(),

@@ -9,15 +9,18 @@ mod cluster;
 mod environment;
 mod failures;
 mod identity;
+mod kinds;
 mod lab;
 mod leaks;
 mod mounts;
 mod mpi;
+mod options;
 mod plugin;
 mod pull;
 mod swap;
 mod tasks;
 mod torture;
+mod ways;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -41,11 +44,14 @@ macro_rules! tests {
 /// Every area, in the order it runs.
 const AREAS: &[(&str, &[Test])] = &[
     ("cluster", cluster::TESTS),
+    ("kinds", kinds::TESTS),
     ("mounts", mounts::TESTS),
     ("identity", identity::TESTS),
     ("environment", environment::TESTS),
     ("tasks", tasks::TESTS),
     ("batch", batch::TESTS),
+    ("options", options::TESTS),
+    ("ways", ways::TESTS),
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
     ("mpi", mpi::TESTS),

@@ -31,11 +31,15 @@ pub fn variable(spec: &Spec) -> Option<String> {
     Some(format!("GRUS_CONTAINER_{}", name.replace('-', "_").to_ascii_uppercase()))
 }
 
+/// Pyxis's variable for an option that it has.
+pub fn pyxis_variable(spec: &Spec) -> Option<String> {
+    let own = variable(spec).filter(|_| PYXIS.contains(&spec.name))?;
+    Some(own.replacen("GRUS", "PYXIS", 1))
+}
+
 /// All variables of an option.
 fn variables(spec: &Spec) -> Vec<String> {
-    let Some(own) = variable(spec) else { return vec![] };
-    let pyxis = PYXIS.contains(&spec.name).then(|| own.replacen("GRUS", "PYXIS", 1));
-    std::iter::once(own).chain(pyxis).collect()
+    variable(spec).into_iter().chain(pyxis_variable(spec)).collect()
 }
 
 /// Every variable that gives an option.

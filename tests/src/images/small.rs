@@ -15,6 +15,7 @@ use crate::command::Cmd;
 
 /// Makes image `name` in the new directory `dir`:
 /// `busybox`: busybox with all its applets, a passwd, an environment and a working directory of its own;
+/// `musl`: busybox and a program linked to musl, with musl's loader and no other library;
 /// `static`: one static binary and nothing else, no shell, no directory but its own;
 /// `no-passwd`: busybox without `/etc`, `/tmp`, `/proc` or any other directory a runtime mounts on;
 /// `tmp-link`: busybox with `/tmp`, `/etc/passwd`, `/var/run` as symbolic links, some absolute, some hostile;
@@ -25,6 +26,7 @@ pub fn make(name: &str, dir: &Path) -> Result<()> {
         let mut layer = Layer { tar: Builder::new(out) };
         match name {
             "busybox" | "other-arch" => busybox(&mut layer, true)?,
+            "musl" => musl(&mut layer, &dir.with_extension("program"))?,
             "static" => layer.file("app/busybox", 0o755, &fs::read("/bin/busybox")?)?,
             "no-passwd" => busybox(&mut layer, false)?,
             "tmp-link" => linked(&mut layer)?,
@@ -77,6 +79,20 @@ fn busybox(layer: &mut Layer<'_>, full: bool) -> Result<()> {
     layer.owned("opt/data/kept", EntryType::Regular, 0o640, 1234, 5678, b"kept\n")?;
     layer.dir("opt/data/sub", 0o711)?;
     layer.file("opt/data/sub/deep", 0o644, b"deep\n")
+}
+
+/// As Alpine is: busybox, and what is not busybox linked to musl.
+fn musl(layer: &mut Layer<'_>, work: &Path) -> Result<()> {
+    busybox(layer, true)?;
+    fs::create_dir_all(work)?;
+    let (source, program) = (work.join("hello.c"), work.join("hello"));
+    fs::write(&source, "#include <stdio.h>\nint main(void) { return puts(\"hello from musl\") < 0; }\n")?;
+    checked(Cmd::new("musl-gcc").args(["-O1", "-o"]).arg(&program).arg(&source))?;
+    layer.file("usr/bin/hello", 0o755, &fs::read(&program)?)?;
+    fs::remove_dir_all(work)?;
+    layer.dir("lib", 0o755)?;
+    let libc = fs::read("/usr/lib/x86_64-linux-musl/libc.so").context("musl-tools: run ci/packages")?;
+    layer.file("lib/ld-musl-x86_64.so.1", 0o755, &libc)
 }
 
 /// A rootfs whose usual mount points are links: a runtime that follows them on the host mounts in wrong places.
