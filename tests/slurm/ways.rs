@@ -81,14 +81,12 @@ fn a_requeued_job_starts_its_container_again(lab: &Lab) {
     let runs = || fs::read_to_string(dir.join("runs")).unwrap_or_default();
     assert!(wait_until(LIMIT, || runs().ends_with('\n')), "the job did not start");
     let _ = lab.root("scontrol").args(["requeue", &job.id.to_string()]).run().success();
-    // Slurm lets a requeued job wait for a while; an administrator need not.
+    // Slurm lets a requeued job wait until its old credential is void; an administrator need not.
+    let pending = || job.record().is_ok_and(|record| record.contains("JobState=PENDING"));
+    assert!(wait_until(LIMIT, pending), "it was not queued again: {:?}", job.record());
     let id = format!("JobId={}", job.id);
-    let begin = || lab.root("scontrol").args(["update", &id, "StartTime=now"]).run().status.success();
-    assert!(
-        wait_until(LIMIT, || begin() && runs().lines().count() > 1),
-        "it did not start again: {}",
-        runs()
-    );
+    let _ = lab.root("scontrol").args(["update", &id, "StartTime=now"]).run().success();
+    assert!(wait_until(LIMIT, || runs().lines().count() > 1), "it did not start again: {:?}", job.record());
     let end = job.wait(LIMIT).completed();
     assert_eq!((end.restarts, runs().as_str()), (1, "run busybox\nrun 1 busybox\n"));
     before.assert_nothing_left();
@@ -100,7 +98,7 @@ fn a_suspended_step_goes_on(lab: &Lab) {
     let script = format!("#!/bin/sh\n#SBATCH {}\ncd {}\nsrun sh -c '{body}'\n", image(lab), dir.display());
     let job = lab.sbatch(&[], &script);
     assert!(wait_until(LIMIT, || dir.join("started").exists()), "the job did not start");
-    let control = |word| lab.root("scontrol").args([word, &job.id.to_string()]).run().success();
+    let control = |word: &str| lab.root("scontrol").args([word, job.id.to_string().as_str()]).run().success();
     let count = || fs::read_to_string(dir.join("count")).unwrap_or_default();
     let _ = control("suspend");
     std::thread::sleep(Duration::from_secs(1));
@@ -118,10 +116,10 @@ fn a_broadcast_program_runs_inside(lab: &Lab) {
     let program = dir.join("program");
     fs::copy("/bin/busybox", &program).expect("busybox-static is installed");
     lab.give(&program);
-    let bcast = "--bcast=/tmp/grus-bcast-busybox";
+    let bcast = "--bcast=/tmp/busybox-grus-bcast";
     let image = image(lab);
     let run = lab.srun(&["-N2", &image, bcast, "./program", "cat", "/etc/only-in-image"]).cwd(&dir).run();
-    let _ = fs::remove_file("/tmp/grus-bcast-busybox");
+    let _ = fs::remove_file("/tmp/busybox-grus-bcast");
     assert_eq!(run.success().sorted_lines(), ["from the image", "from the image"]);
 }
 
@@ -150,6 +148,6 @@ fn task_prolog_runs_inside_and_task_epilog_outside(lab: &Lab) {
     let mount = format!("--mount={0}:{0}", dir.display());
     let out = with.fresh_dir("out");
     let run = with.user("srun").args([&image(lab), &mount, "sh", "-c", "echo task $SET"]).cwd(&out).run();
-    let _ = run.success().stdout_is("prolog in busybox 1\ntask 1");
+    let _ = run.success().stdout_is("prolog in busybox 2\ntask 1");
     assert_eq!(fs::read_to_string(out.join("epilog.out")).expect("the epilog wrote").trim(), "0");
 }
