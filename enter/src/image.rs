@@ -29,6 +29,12 @@ impl Image {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let name = printable(&path.to_string_lossy());
         let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|b| cannot_open(&name, &b))?;
+        Self::of(file, path)
+    }
+
+    /// Checks that an open file is a whole SquashFS. `path` is its name in messages.
+    pub fn of(file: OwnedFd, path: &Path) -> Result<Self, Failure> {
+        let name = printable(&path.to_string_lossy());
         let status = stat(&file, path).during(Phase::Image)?;
         if !is_regular(&status) {
             return Err(not_an_image(&name, "it is not a regular file").into());
