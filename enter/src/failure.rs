@@ -133,7 +133,6 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         (Phase::Own, Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTTY) => {
             "ask the administrator to load the kernel modules loop, squashfs, fuse and ext4 on this node"
         }
-        (Phase::Own, Errno::ACCESS) => "it is opened with your own permissions; check them on the file",
         (Phase::Own, Errno::INVAL | Errno::IO) => {
             "the file may be damaged, or compressed in a way this kernel was built without"
         }

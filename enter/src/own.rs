@@ -113,7 +113,7 @@ impl Maker<'_> {
     /// The file that was opened while deciding, whatever has its name now.
     fn squashfs(&self, source: &AbsPath, opener: Opener, noexec: bool) -> Result<OwnedFd, Failure> {
         let path = source.as_path();
-        let image = Image::of(self.sources.readable(source, opener).during(Phase::Own)?, path)?;
+        let image = Image::of(self.sources.readable(source, opener), path)?;
         let mount = match image.how(path, self.site)? {
             How::Kernel => loopdev::mount(&image.file, path).during(Phase::Own)?,
             How::Fuse => {
