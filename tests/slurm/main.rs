@@ -11,6 +11,7 @@ mod failures;
 mod identity;
 mod lab;
 mod leaks;
+mod mount_types;
 mod mounts;
 mod mpi;
 mod plugin;
@@ -42,6 +43,7 @@ macro_rules! tests {
 const AREAS: &[(&str, &[Test])] = &[
     ("cluster", cluster::TESTS),
     ("mounts", mounts::TESTS),
+    ("mount_types", mount_types::TESTS),
     ("identity", identity::TESTS),
     ("environment", environment::TESTS),
     ("tasks", tasks::TESTS),
