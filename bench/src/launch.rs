@@ -1,6 +1,7 @@
 //! `launch`: what a container costs a step. The plugin's set-up against the kernel's floor, a rank's joining, and
 //! whole steps by real Slurm with and without Grus.
 
+mod extras;
 mod setup;
 mod steps;
 
@@ -38,6 +39,8 @@ pub fn run() -> Result<()> {
     let swap = swap(&cluster)?;
     println!("the same with a host's MPI swapped in, us\n{swap}");
     cluster.use_stacks(&[])?;
+    let extras = extras::measure(&cluster, &kernel, &users)?;
+    println!("the same with each option, us\n{extras}");
     let steps = steps::measure(&cluster, &kernel, &users)?;
     println!("whole steps (srun -n1 /bin/true in one allocation), ms\n{steps}");
     print_load("after");
@@ -56,6 +59,7 @@ pub fn run() -> Result<()> {
         "swap_libraries": swap.libraries,
         "swap_extra_ms": rounded(swap.swapped.minus(&swap.plain).median() / 1e3, 2),
         "swap_verify_ms": rounded(swap.verify.median() / 1e3, 2),
+        "options_extra_ms": extras.json(),
     });
     cluster.down()?;
     println!("{line}");

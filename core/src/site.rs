@@ -4,12 +4,13 @@
 //! it. An unknown key is refused with the nearest known one named. Later files win: a value replaces the
 //! earlier one, a list is added to it.
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use crate::environment::Rules;
-use crate::mount::Mount;
+use crate::mount::{Limit, Mount, Size};
 use crate::path::AbsPath;
 use crate::refusal::{nearest, printable, Refusal};
 use crate::request::PullPolicy;
@@ -43,6 +44,10 @@ pub struct Site {
     pub container: Container,
     /// `[volatile]`
     pub volatile: Volatile,
+    /// `[tmpfs]`
+    pub tmpfs: Tmpfs,
+    /// `[scratch]`
+    pub scratch: Scratch,
     /// `[environment]`
     pub environment: Rules,
     /// `[mpi]`
@@ -101,12 +106,37 @@ pub struct Container {
     pub entrypoint: bool,
 }
 
-/// Limits of volatile directories.
+/// Where the changes of volatile directories lie.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Volatile {
-    /// tmpfs(5) size: bytes with k, m, g, or a percentage of memory.
-    pub size: String,
+    /// How much they may hold together; bytes where `dir` is set.
+    pub size: Limit,
+    /// A directory of the node's disk; None: in memory.
+    #[serde(deserialize_with = "path_or_none")]
+    pub dir: Option<AbsPath>,
+}
+
+/// Directories in memory that users mount.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Tmpfs {
+    /// How much a step's may hold together.
+    pub size_limit: Limit,
+}
+
+/// Directories on the node's disk that users mount.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Scratch {
+    /// Where they lie; None: there are none.
+    #[serde(deserialize_with = "path_or_none")]
+    pub dir: Option<AbsPath>,
+    /// How much a step's may hold together.
+    #[serde(deserialize_with = "size_of_text")]
+    pub size_limit: Size,
+    /// The mkfs.ext4 program.
+    pub mkfs: AbsPath,
 }
 
 /// The host's MPI in containers (D9).
@@ -162,20 +192,26 @@ impl Site {
             merge(&mut merged, table);
             Self::from_table(merged.clone()).map_err(bad)?;
         }
-        Self::from_table(merged).map_err(Refusal::site)
+        let site = Self::from_table(merged).map_err(Refusal::site)?;
+        // Of all files together: one may name the directory, another the size.
+        match (&site.volatile.dir, site.volatile.size) {
+            (Some(dir), Limit::Percent(_)) => Err(Refusal::site(format!(
+                "volatile.dir {dir} is on a disk, and volatile.size '{}' is a share of memory",
+                site.volatile.size
+            ))
+            .hint("the administrator must set volatile.size in bytes, such as 100g; see grus.toml(5)")),
+            _ => Ok(site),
+        }
     }
 
     fn from_table(table: Table) -> Result<Self, String> {
-        let site: Self = table.try_into().map_err(|e: toml::de::Error| e.message().to_owned())?;
+        let site: Self = table.try_into().map_err(|e: toml::de::Error| {
+            let text = e.to_string();
+            let key = text.lines().find_map(|line| line.strip_prefix("in `")?.strip_suffix('`'));
+            key.map_or(String::new(), |key| format!("{key}: ")) + e.message()
+        })?;
         for mount in &site.mounts.site {
             Mount::parse(mount, &AbsPath::root()).map_err(|e| e.what)?;
-        }
-        let size = site.volatile.size.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']);
-        if size.is_empty()
-            || !size.bytes().all(|b| b.is_ascii_digit())
-            || site.volatile.size.len() > size.len() + 1
-        {
-            return Err(format!("volatile.size '{}' is not a size such as 8g or 50%", site.volatile.size));
         }
         Ok(site)
     }
@@ -226,6 +262,18 @@ pub fn expand(template: &str, who: &Who) -> Result<AbsPath, Refusal> {
     }
     out.push_str(rest);
     AbsPath::parse(&out).map_err(|e| bad(format!("expands to {}", e.what)))
+}
+
+/// Empty stands for none.
+fn path_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AbsPath>, D::Error> {
+    match String::deserialize(from)?.as_str() {
+        "" => Ok(None),
+        path => AbsPath::parse(path).map(Some).map_err(|e| D::Error::custom(e.what)),
+    }
+}
+
+fn size_of_text<'de, D: Deserializer<'de>>(from: D) -> Result<Size, D::Error> {
+    Size::parse(&String::deserialize(from)?).map_err(|e| D::Error::custom(e.what))
 }
 
 /// The defaults of [`KEYS`] as one table.

@@ -80,8 +80,41 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "volatile.size",
         default: "\"50%\"",
-        text: "How much one step's volatile directories may hold on a node together, in memory: bytes with k, m or \
-               g, or a percentage of the node's memory.",
+        text: "How much one step's volatile directories may hold on a node together: bytes with k, m, g or t, or, \
+               without volatile.dir, a percentage of the node's memory.",
+    },
+    Key {
+        name: "volatile.dir",
+        default: "\"\"",
+        text: "A directory on the node's own disk in which changes of volatile directories lie, in a file without \
+               a name that is gone with the step; scratch.mkfs makes a file system of it, which adds some \
+               milliseconds to a launch. volatile.size must then be in bytes. Empty: changes are in memory.",
+    },
+    Key {
+        name: "tmpfs.size-limit",
+        default: "\"50%\"",
+        text: "How much memory the mounts of type=tmpfs of one step may hold on a node together: bytes with k, m, \
+               g or t, or a percentage of the node's memory. Those that name no size share evenly what the others \
+               leave.",
+    },
+    Key {
+        name: "scratch.dir",
+        default: "\"\"",
+        text: "A directory on the node's own disk, with space for mounts of type=scratch. Each is a file without a \
+               name, sparse and gone with the step, and in it a file system of the user's own. The space is not \
+               reserved. The disk's file system must know O_TMPFILE: ext4, xfs, btrfs and tmpfs do. Empty: there is \
+               no scratch.",
+    },
+    Key {
+        name: "scratch.size-limit",
+        default: "\"100g\"",
+        text: "How much the mounts of type=scratch of one step may hold on a node together, in bytes with k, m, g \
+               or t.",
+    },
+    Key {
+        name: "scratch.mkfs",
+        default: "\"/sbin/mkfs.ext4\"",
+        text: "The mkfs.ext4 program. It must be owned by root and not writable by others.",
     },
     Key {
         name: "environment.set",

@@ -35,7 +35,10 @@ fn what_is_wrong_is_named_with_its_file() {
         ("[mounts]\nhome = 'yes'", "invalid type: string \"yes\", expected a boolean"),
         ("[security]\nuser-images = 'x'", "unknown variant `x`, expected one of `fuse`, `kernel`, `refuse`"),
         ("[mounts]\nsite = ['/a:b']", "mount '/a:b': 'b' is not an absolute path"),
-        ("[volatile]\nsize = 'big'", "volatile.size 'big' is not a size such as 8g or 50%"),
+        ("[volatile]\nsize = 'big'", "volatile.size: 'big' is not a size such as 8g or 50%"),
+        ("[volatile]\nsize = '0%'", "volatile.size: '0%' is not a size such as 8g or 50%"),
+        ("[scratch]\nsize-limit = '50%'", "scratch.size-limit: '50%' is not a size"),
+        ("[scratch]\ndir = 'local'", "scratch.dir: 'local' is not an absolute path"),
         ("[security]\nsquashfuse = 'squashfuse_ll'", "'squashfuse_ll' is not an absolute path"),
     ] {
         let refusal = site(text).expect_err(text);
@@ -44,6 +47,21 @@ fn what_is_wrong_is_named_with_its_file() {
         assert!(refusal.hint.is_some() && !refusal.what.contains('\n'));
     }
     assert!(site("[mounts]\nhome = \n").expect_err("cut off").what.contains("line 2"));
+}
+
+#[test]
+fn a_volatile_directory_on_disk_has_a_size_in_bytes() {
+    let dir = "[volatile]\ndir = '/local'\n";
+    let refusal = site(dir).expect_err("the default is a share of memory");
+    assert_eq!(
+        refusal.what,
+        "volatile.dir /local is on a disk, and volatile.size '50%' is a share of memory"
+    );
+    assert!(refusal.hint.is_some());
+    let files = [("a".into(), dir.to_owned()), ("b".into(), "volatile.size = '100g'\n".to_owned())];
+    let both = Site::parse(&files).expect("one file has the directory, another the size");
+    assert_eq!(both.volatile.dir, AbsPath::parse("/local").ok());
+    assert_eq!((Site::defaults().volatile.dir, Site::defaults().scratch.dir), (None, None));
 }
 
 #[test]

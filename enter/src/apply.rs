@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During};
+use crate::empty::Empty;
 use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
 use crate::rootfs::{kind, relative};
@@ -31,6 +32,10 @@ pub(crate) struct Act<'a> {
     pub image: OwnedFd,
     /// Sources, opened while deciding.
     pub sources: &'a Sources<'a>,
+    /// What was made for the plan's mounts, as [`crate::own::Maker`] returns it.
+    pub own: Vec<Option<OwnedFd>>,
+    /// User and group whose they are.
+    pub user: (u32, u32),
     /// How volatile directories are made.
     pub volatile: Volatile,
 }
@@ -47,24 +52,33 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
     let root = root(act.plan, act.image, &scratch).during(Phase::Rootfs)?;
     clock.enter(Phase::Binds);
     let mut volatile = act.volatile.at(&scratch);
-    for op in &act.plan.mounts {
+    let mut empty = Empty::of(act.user.0, act.user.1);
+    for (op, own) in act.plan.mounts.iter().zip(act.own) {
         match op {
             Op::Bind { .. } => {
                 // One clone was made for each bind, in the same order.
                 let Some(tree) = clones.next() else { continue };
-                place(&root, tree, op).during(Phase::Binds)?;
+                place(&root, &tree, op).during(Phase::Binds)?;
             }
             Op::Text { content, .. } => {
-                place(&root, scratch.text(content).during(Phase::Binds)?, op).during(Phase::Binds)?;
+                place(&root, &scratch.text(content).during(Phase::Binds)?, op).during(Phase::Binds)?;
             }
             Op::Volatile { destination } => {
                 clock.enter(Phase::Volatile);
                 volatile.make(&root, destination)?;
                 clock.enter(Phase::Binds);
             }
-            Op::Tmpfs { .. } | Op::Squashfs { .. } | Op::Scratch { .. } | Op::Make { .. } => todo!(),
+            Op::Squashfs { .. } | Op::Tmpfs { .. } | Op::Scratch { .. } => {
+                let Some(tree) = own else { continue };
+                place(&root, &tree, op).during(Phase::Binds)?;
+                empty.add(op, tree);
+            }
+            Op::Make { destination, make } => {
+                empty.make(destination, make).during(Phase::Binds)?;
+            }
         }
     }
+    empty.close().during(Phase::Binds)?;
     clock.enter(Phase::Pivot);
     pivot(&root).during(Phase::Pivot)?;
     Ok(namespace)
@@ -218,11 +232,11 @@ fn make(missing: &OwnedFd, made: &Made) -> Called<()> {
 
 /// Mounts `tree` on the operation's destination, found anew inside the rootfs whatever links lead there: nothing
 /// outside of it can be covered (openat2(2), RESOLVE_IN_ROOT).
-fn place(root: &OwnedFd, tree: OwnedFd, op: &Op) -> Called<()> {
+fn place(root: &OwnedFd, tree: &OwnedFd, op: &Op) -> Called<()> {
     let path = op.destination().as_path();
     let on = open_in(root.as_fd(), path, OFlags::PATH, ResolveFlags::empty())?;
     let directory = |fd: &OwnedFd| Ok(kind(&stat(fd, path)?) == Kind::Directory);
-    if directory(&on)? != directory(&tree)? {
+    if directory(&on)? != directory(tree)? {
         return Err(Broken::new(format!("mount on {}", op.destination()), rustix::io::Errno::NOTDIR));
     }
     attach(tree.as_fd(), on.as_fd(), path)

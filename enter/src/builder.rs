@@ -81,8 +81,8 @@ enum State {
     Waiting,
     /// Work, not yet taken.
     Handed(Box<Work>),
-    /// Being done; how far it is, and the image's server if there is one.
-    Running(Phase, Option<Pid>),
+    /// Being done; how far it is, and the servers of SquashFS files.
+    Running(Phase, Vec<Pid>),
     /// Done, or nothing to do.
     Ended(Option<Box<Result<Container, Failure>>>),
 }
@@ -141,13 +141,15 @@ impl Builder {
                 self.join();
                 result
             }
-            Err((phase, server)) => {
+            Err((phase, servers)) => {
                 self.shared.abandoned.store(true, Ordering::Relaxed);
-                // A server that does not answer holds the thread up; its end sets it free. It is the user's own
-                // process, and this is called with the user's effective id.
-                let _ = server.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+                // A server that does not answer holds the thread up; its end sets it free. They are the user's own
+                // processes, and this is called with the user's effective id.
+                for pid in &servers {
+                    let _ = rustix::process::kill_process(*pid, rustix::process::Signal::KILL);
+                }
                 self.thread = None;
-                Err(late(phase, server.is_some(), limit))
+                Err(late(phase, !servers.is_empty(), limit))
             }
         }
     }
@@ -171,7 +173,7 @@ impl Drop for Builder {
 
 fn late(phase: Phase, served: bool, limit: Duration) -> Failure {
     let (call, advice) = match (phase, served) {
-        (Phase::Mount, true) => {
+        (Phase::Mount | Phase::Own, true) => {
             ("squashfuse_ll did not answer", "the image's file system may hang on this node; try again")
         }
         (Phase::Image | Phase::Plan, _) => {
@@ -199,7 +201,7 @@ impl Shared {
     }
 
     /// The caller's side: waits for the end, or says how far the work is.
-    fn wait(&self, end: Instant) -> Result<Result<Container, Failure>, (Phase, Option<Pid>)> {
+    fn wait(&self, end: Instant) -> Result<Result<Container, Failure>, (Phase, Vec<Pid>)> {
         let mut state = self.lock();
         loop {
             match &mut *state {
@@ -212,8 +214,8 @@ impl Shared {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(match &*state {
-                    State::Running(phase, server) => (*phase, *server),
-                    _ => (Phase::Handover, None),
+                    State::Running(phase, servers) => (*phase, servers.clone()),
+                    _ => (Phase::Handover, vec![]),
                 });
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(|p| p.into_inner()).0;
@@ -235,7 +237,7 @@ impl Shared {
     fn next(&self) -> Option<Box<Work>> {
         let mut state = self.lock();
         loop {
-            match std::mem::replace(&mut *state, State::Running(Phase::Handover, None)) {
+            match std::mem::replace(&mut *state, State::Running(Phase::Handover, vec![])) {
                 State::Handed(work) => return Some(work),
                 State::Ended(_) => return None,
                 waiting => *state = waiting,
@@ -245,7 +247,7 @@ impl Shared {
     }
 
     fn work(&self, work: &Work) -> Result<Container, Failure> {
-        let progress = |phase, server| *self.lock() = State::Running(phase, server);
+        let progress = |phase, servers: &[Pid]| *self.lock() = State::Running(phase, servers.to_vec());
         launch::container(
             &work.inputs,
             &work.deadline,

@@ -176,12 +176,12 @@ fn a_panic_is_a_failure_of_this_build_only() {
 #[test]
 fn patience_ends() {
     let shared = Shared {
-        state: Mutex::new(State::Running(Phase::Image, None)),
+        state: Mutex::new(State::Running(Phase::Image, vec![])),
         changed: Condvar::new(),
         abandoned: Arc::new(AtomicBool::new(false)),
     };
     let late_in = shared.wait(Instant::now()).expect_err("nothing ever comes");
-    assert_eq!(late_in, (Phase::Image, None));
+    assert_eq!(late_in, (Phase::Image, vec![]));
     let failure = late(Phase::Image, false, Duration::from_secs(60));
     assert_eq!(failure.what(), "cannot open the image: the file system did not answer within 60 s");
 }

@@ -28,8 +28,17 @@ pub struct Container {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
-    /// The process that serves the image (a pidfd, close-on-exec), where one does.
-    pub(crate) server: Option<OwnedFd>,
+    /// The processes that serve the image and other SquashFS files.
+    pub(crate) servers: Vec<Server>,
+}
+
+/// A process that serves a SquashFS file.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// What it serves, for messages.
+    pub of: String,
+    /// A pidfd of it, close-on-exec.
+    pub watch: OwnedFd,
 }
 
 impl Container {
@@ -64,12 +73,14 @@ impl Container {
         }
     }
 
-    /// Whether the image's server has ended although the container still exists: every file that is not cached is
-    /// then an error to the tasks. Asks the process, not the file system, which could hang.
-    pub fn server_is_gone(&self) -> bool {
-        let Some(server) = &self.server else { return false };
+    /// What has lost its server although the container still exists: every file of it that is not cached is then an
+    /// error to the tasks. Asks the process, not the file system, which could hang.
+    pub fn lost(&self) -> Option<&str> {
         // A pidfd is readable once its process has ended (pidfd_open(2)).
-        let mut ended = [PollFd::new(server, PollFlags::IN)];
-        poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        let ended = |server: &&Server| {
+            let mut ended = [PollFd::new(&server.watch, PollFlags::IN)];
+            poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        };
+        self.servers.iter().find(ended).map(|server| server.of.as_str())
     }
 }

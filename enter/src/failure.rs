@@ -23,6 +23,8 @@ pub enum Phase {
     Plan,
     /// Cloning the sources of binds.
     Sources,
+    /// Making directories in memory and on disk, and mounting SquashFS files.
+    Own,
     /// Making the private mount namespace.
     Namespace,
     /// Making the root file system: tmpfs, missing destinations, overlay.
@@ -48,6 +50,7 @@ impl fmt::Display for Phase {
             Phase::Mount => "cannot mount the image",
             Phase::Plan => "cannot read the image's tree",
             Phase::Sources => "cannot bind a source",
+            Phase::Own => "cannot make a mount",
             Phase::Namespace => "cannot make a mount namespace",
             Phase::Rootfs => "cannot make the root file system",
             Phase::Binds => "cannot mount in the container",
@@ -127,7 +130,13 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         (Phase::Mount, Errno::INVAL | Errno::IO) => {
             "the image may be damaged, or compressed in a way this kernel was built without; pull it again"
         }
-        (Phase::Mount | Phase::Volatile | Phase::Rootfs, Errno::NOMEM | Errno::NOSPC) => {
+        (Phase::Own, Errno::NOENT | Errno::NODEV | Errno::NXIO | Errno::NOTTY) => {
+            "ask the administrator to load the kernel modules loop, squashfs, fuse and ext4 on this node"
+        }
+        (Phase::Own, Errno::INVAL | Errno::IO) => {
+            "the file may be damaged, or compressed in a way this kernel was built without"
+        }
+        (Phase::Mount | Phase::Own | Phase::Volatile | Phase::Rootfs, Errno::NOMEM | Errno::NOSPC) => {
             "the node is short of memory"
         }
         (Phase::Volatile, Errno::OPNOTSUPP) => {

@@ -4,24 +4,22 @@
 //! the container's mount namespace, so it pins nothing. When the mount goes, its read of /dev/fuse ends with ENODEV
 //! and it exits; nobody has to look after it.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use grus_core::path::AbsPath;
 use grus_core::refusal::printable;
-use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::Pid;
 
-use crate::call::{new_mount, open, open_own, shown, stat, Broken, During};
-use crate::failure::{reason, Failed, Failure, Phase};
+use crate::call::{new_mount, open_own, Broken, During};
+use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
+use crate::program::{cstr, Named};
 use crate::sys::{spawn_server, Program};
-use crate::trust::{is_regular, path_of, why_not_roots};
 
 /// Who the image is served for.
 #[derive(Debug)]
@@ -43,7 +41,8 @@ pub(crate) fn mount(
     owner: &Owner<'_>,
     started: impl FnOnce(Pid),
 ) -> Result<(OwnedFd, OwnedFd), Failure> {
-    let program = checked(program)?;
+    let (key, package) = ("security.squashfuse", "squashfuse");
+    let program = Named { path: program, key, package, phase: Phase::Mount }.trusted()?;
     let device = open_own("/dev/fuse", OFlags::RDWR).during(Phase::Mount)?;
     // allow_other, since root builds the overlay over it and the FUSE default lets only its owner look (fuse(8));
     // default_permissions, since squashfuse itself checks none.
@@ -86,47 +85,6 @@ pub(crate) fn mount(
         Ok(_) => Ok((mount, watch.during(Phase::Mount)?)),
         Err(errno) => Err(no_answer(messages, errno)),
     }
-}
-
-/// Literals without a NUL.
-fn cstr(text: &str) -> CString {
-    CString::new(text).unwrap_or_default()
-}
-
-/// The program's path without links, if root alone can have written it.
-fn checked(program: &AbsPath) -> Result<CString, Failure> {
-    let refuse = |why: &str, hint: &str| {
-        Failure::from(
-            Refusal::site(format!("cannot mount the image: {} {why}", shown(program.as_path()))).hint(hint),
-        )
-    };
-    let fd = match open(program.as_path(), OFlags::PATH) {
-        Ok(fd) => fd,
-        Err(b) if matches!(b.errno, Errno::NOENT | Errno::NOTDIR) => {
-            return Err(refuse(
-                "is not installed on this node",
-                "ask the administrator to install the package 'squashfuse', or to set security.squashfuse in grus.toml",
-            ));
-        }
-        Err(b) => {
-            return Err(refuse(&format!("cannot be used: {}", reason(b.errno)), "see security.squashfuse"))
-        }
-    };
-    let status = stat(&fd, program.as_path()).during(Phase::Mount)?;
-    if !is_regular(&status) || status.st_mode & 0o111 == 0 {
-        return Err(refuse(
-            "is not a program",
-            "the administrator must mend security.squashfuse in grus.toml",
-        ));
-    }
-    if let Some(why) = why_not_roots(&fd, program.as_path()).during(Phase::Mount)? {
-        return Err(refuse(
-            &format!("is not trusted: {why}"),
-            "it and every directory above it must be writable by root only",
-        ));
-    }
-    let path = path_of(&fd).during(Phase::Mount)?;
-    Ok(cstr(&path.to_string_lossy()))
 }
 
 /// The server ended before its first answer; its own words say why.

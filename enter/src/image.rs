@@ -10,7 +10,7 @@ use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::call::{open, stat, Broken, During};
+use crate::call::{open, stat, Broken, Called, During};
 use crate::failure::{reason, Failure, Phase};
 use crate::trust::{is_regular, why_not_roots};
 
@@ -27,8 +27,13 @@ pub(crate) struct Image {
 impl Image {
     /// Opens the file at `path` with the permissions in force, and checks that it is a whole SquashFS.
     pub fn open(path: &Path) -> Result<Self, Failure> {
+        Self::of(open(path, OFlags::RDONLY | OFlags::NONBLOCK), path)
+    }
+
+    /// Checks that what was opened at `path` is a whole SquashFS.
+    pub fn of(opened: Called<OwnedFd>, path: &Path) -> Result<Self, Failure> {
         let name = printable(&path.to_string_lossy());
-        let file = open(path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|b| cannot_open(&name, &b))?;
+        let file = opened.map_err(|b| cannot_open(&name, &b))?;
         let status = stat(&file, path).during(Phase::Image)?;
         if !is_regular(&status) {
             return Err(not_an_image(&name, "it is not a regular file").into());

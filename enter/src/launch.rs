@@ -1,23 +1,26 @@
 //! One build, start to end: observe, decide, act (DESIGN 1). Runs on the builder thread.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use grus_core::image::ImageMeta;
-use grus_core::plan::{decide, How, Launch, Opener};
+use grus_core::plan::{decide, How, Launch, LaunchPlan, Op, Opener};
 use grus_core::refusal::printable;
 use rustix::process::Pid;
 
 use crate::apply::{apply, Act};
 use crate::builder::Inputs;
 use crate::call::During;
-use crate::container::Container;
+use crate::container::{Container, Server};
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
+use crate::own::Maker;
 use crate::rootfs::Tree;
 use crate::ruling::ruling;
 use crate::sources::Sources;
+use crate::storage::Storage;
 use crate::timing::Clock;
 use crate::upper::Admitted;
 use crate::verify::verify;
@@ -25,29 +28,30 @@ use crate::volatile::Volatile;
 use crate::{fuse, loopdev, repository};
 
 /// Builds the container. `follow` brings the thread to the caller's mount namespace; `progress` is told each phase,
-/// and the process id of an image's server while it could be waited for.
+/// and the process ids of servers of SquashFS files while they could be waited for.
 pub(crate) fn container(
     inputs: &Inputs,
     deadline: &Deadline,
     follow: impl FnOnce() -> Result<(), Failure>,
-    progress: impl Fn(Phase, Option<Pid>),
+    progress: impl Fn(Phase, &[Pid]),
 ) -> Result<Container, Failure> {
     let mut clock = Clock::start(Phase::Credentials);
     let credentials = Credentials::of(inputs.uid, inputs.gid, &inputs.gids).during(Phase::Credentials)?;
     clock.enter(Phase::Handover);
     follow()?;
-    progress(Phase::Image, None);
+    progress(Phase::Image, &[]);
     clock.enter(Phase::Image);
     let (image, meta) = open(inputs, &credentials)?;
     let how = image.how(inputs.image.as_path(), &inputs.site)?;
-    progress(Phase::Mount, None);
+    progress(Phase::Mount, &[]);
     clock.enter(Phase::Mount);
-    let server = std::cell::Cell::new(None);
-    let (mount, watch) = mount(inputs, &image, how, |pid| {
-        server.set(Some(pid));
-        progress(Phase::Mount, Some(pid));
-    })?;
-    progress(Phase::Plan, server.get());
+    let pids = RefCell::new(vec![]);
+    let started = |phase, pid| {
+        pids.borrow_mut().push(pid);
+        progress(phase, &pids.borrow());
+    };
+    let (mount, watch) = mount(inputs, &image, how, |pid| started(Phase::Mount, pid))?;
+    progress(Phase::Plan, &pids.borrow());
     clock.enter(Phase::Plan);
     let sources = Sources::new(&credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
@@ -63,15 +67,47 @@ pub(crate) fn container(
         swap: ruling.as_ref().map(|ruling| &ruling.swap),
     };
     let plan = decide(&launch, &tree, &sources)?;
-    progress(Phase::Rootfs, server.get());
-    let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
-    let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
-    let volatile = Volatile { size: inputs.site.volatile.size.clone(), who };
-    let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
-    progress(Phase::Verify, server.get());
+    let image_server = watch.map(|watch| Server { of: "the image".into(), watch });
+    let maker = Maker {
+        site: &inputs.site,
+        owner: owner(inputs),
+        sources: &sources,
+        deadline,
+        started: &|pid| started(Phase::Own, pid),
+        servers: RefCell::new(image_server.into_iter().collect()),
+    };
+    progress(Phase::Own, &pids.borrow());
+    clock.enter(Phase::Own);
+    let own = maker.make_all(&plan)?;
+    let volatile = volatile(inputs, &plan, deadline, &mut clock)?;
+    progress(Phase::Rootfs, &pids.borrow());
+    let user = (inputs.uid, inputs.gid);
+    let act = Act { plan: &plan, image: mount, sources: &sources, own, user, volatile };
+    let namespace = apply(act, &mut clock)?;
+    progress(Phase::Verify, &pids.borrow());
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
-    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server: watch })
+    let servers = maker.servers.into_inner();
+    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), servers })
+}
+
+/// How volatile directories are to be made, with a storage if there are any.
+fn volatile(
+    inputs: &Inputs,
+    plan: &LaunchPlan,
+    deadline: &Deadline,
+    clock: &mut Clock,
+) -> Result<Volatile, Failure> {
+    clock.enter(Phase::Volatile);
+    let any = plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
+    let storage = any.then(|| Storage::new(&inputs.site, deadline)).transpose()?;
+    let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
+    let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
+    Ok(Volatile { size: inputs.site.volatile.size, storage, who })
+}
+
+fn owner(inputs: &Inputs) -> fuse::Owner<'_> {
+    fuse::Owner { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids }
 }
 
 /// The image's name, for messages.
@@ -108,9 +144,9 @@ fn mount(
             Ok((mount, None))
         }
         How::Fuse => {
-            let owner = fuse::Owner { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids };
             let program = &inputs.site.security.squashfuse;
-            fuse::mount(&image.file, program, &owner, started).map(|(mount, watch)| (mount, Some(watch)))
+            fuse::mount(&image.file, program, &owner(inputs), started)
+                .map(|(mount, watch)| (mount, Some(watch)))
         }
     }
 }

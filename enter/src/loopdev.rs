@@ -1,4 +1,5 @@
-//! An image through the kernel's SquashFS: loop device and mount, both gone with the last user.
+//! An image through the kernel's SquashFS: loop device and mount, both gone with the last user. The device serves
+//! other file systems too.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -20,22 +21,36 @@ pub(crate) const IMAGE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
     .union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
+/// What a loop device lets its file system do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Read the file.
+    ReadOnly,
+    /// Change it.
+    ReadWrite,
+}
+
 /// Mounts an open image, attached nowhere.
 pub(crate) fn mount(image: &OwnedFd, path: &Path) -> Called<OwnedFd> {
-    let (_device, name) = device(image, path)?;
+    let (_device, name) = device(image, path, Access::ReadOnly)?;
     // The mount takes its own hold of the device before `_device` is closed, so autoclear waits for the mount.
     new_mount("squashfs", &[("source", &name), ("ro", "")], IMAGE)
 }
 
-/// A loop device of the image, and its path.
-fn device(image: &OwnedFd, path: &Path) -> Called<(OwnedFd, String)> {
+/// A loop device of an open file, and its path; gone with its last user.
+pub(crate) fn device(file: &OwnedFd, path: &Path, access: Access) -> Called<(OwnedFd, String)> {
     let control = open_own("/dev/loop-control", OFlags::RDWR)?;
     let mut last = Broken::new("ioctl(/dev/loopN, LOOP_CONFIGURE)", Errno::BUSY);
     for round in 0..TRIES {
         let name = format!("/dev/loop{}", loop_free(control.as_fd())?);
-        // Read-only: LOOP_CONFIGURE then needs no write access to the image.
-        let tried = open_own(&name, OFlags::RDONLY).and_then(|device| {
-            loop_configure(device.as_fd(), image.as_fd(), &path.to_string_lossy()).map(|()| device)
+        // Read-only: LOOP_CONFIGURE then needs no write access to the file.
+        let (flags, readonly) = match access {
+            Access::ReadOnly => (OFlags::RDONLY, true),
+            Access::ReadWrite => (OFlags::RDWR, false),
+        };
+        let tried = open_own(&name, flags).and_then(|device| {
+            let shown = path.to_string_lossy();
+            loop_configure(device.as_fd(), file.as_fd(), &shown, readonly).map(|()| device)
         });
         match tried {
             Ok(device) => return Ok((device, name)),

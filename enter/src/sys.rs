@@ -60,20 +60,32 @@ struct MountAttr {
 pub(crate) fn confine(tree: BorrowedFd<'_>, set: MountAttrFlags, name: &str) -> Called<()> {
     let attr =
         MountAttr { attr_set: u64::from(set.bits()), attr_clr: 0, propagation: libc::MS_SLAVE, userns_fd: 0 };
+    set_attributes(tree, attr, libc::AT_RECURSIVE)
+        .map_err(|e| Broken::new(format!("mount_setattr({name}, AT_RECURSIVE, {set:?}, MS_SLAVE)"), e))
+}
+
+/// Makes a mount read-only, but none below it.
+pub(crate) fn make_read_only(mount: BorrowedFd<'_>, name: &str) -> Called<()> {
+    let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+    set_attributes(mount, MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 }, 0)
+        .map_err(|e| Broken::new(format!("mount_setattr({name}, MOUNT_ATTR_RDONLY)"), e))
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attr: MountAttr, flags: c_int) -> Result<(), Errno> {
     // SAFETY: `attr` is a whole struct of the size given and outlives the call; the path is a NUL-terminated literal.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
+            mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            libc::AT_EMPTY_PATH | flags,
             &attr as *const MountAttr,
             size_of::<MountAttr>(),
         )
     };
     match done {
         0 => Ok(()),
-        _ => Err(Broken::new(format!("mount_setattr({name}, AT_RECURSIVE, {set:?}, MS_SLAVE)"), errno())),
+        _ => Err(errno()),
     }
 }
 
@@ -106,12 +118,17 @@ pub(crate) fn loop_free(control: BorrowedFd<'_>) -> Called<u32> {
     u32::try_from(number).map_err(|_| Broken::new("ioctl(/dev/loop-control, LOOP_CTL_GET_FREE)", errno()))
 }
 
-/// Makes a loop device of `image`: read-only, gone by itself with its last user. `name` is shown by losetup(8).
-pub(crate) fn loop_configure(device: BorrowedFd<'_>, image: BorrowedFd<'_>, name: &str) -> Called<()> {
+/// Makes a loop device of `file`, gone by itself with its last user. `name` is shown by losetup(8).
+pub(crate) fn loop_configure(
+    device: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    name: &str,
+    readonly: bool,
+) -> Called<()> {
     // SAFETY: the struct is plain integers, for which zero is a value.
     let mut config: LoopConfig = unsafe { zeroed() };
-    config.fd = image.as_raw_fd() as u32;
-    config.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+    config.fd = file.as_raw_fd() as u32;
+    config.flags = LO_FLAGS_AUTOCLEAR | if readonly { LO_FLAGS_READ_ONLY } else { 0 };
     for (to, from) in config.file_name[..63].iter_mut().zip(name.bytes()) {
         *to = from;
     }
@@ -256,13 +273,14 @@ pub(crate) fn spawn_confined(program: &Program<'_>) -> Called<rustix::process::P
     })
 }
 
-/// Waits for the end of what [`spawn_confined`] started.
-pub(crate) fn wait(pid: rustix::process::Pid) {
+/// Waits for the end of what [`spawn_confined`] started; its status as of wait(2).
+pub(crate) fn wait(pid: rustix::process::Pid) -> i32 {
     let mut status = 0;
     // SAFETY: a plain call into a local; __WALL since the process has no exit signal.
     while unsafe { libc::waitpid(pid.as_raw_pid(), &mut status, libc::__WALL) } < 0 && errno() == Errno::INTR
     {
     }
+    status
 }
 
 /// Lays out what the new process needs, and hands it and the end of a stack to `clone`.

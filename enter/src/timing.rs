@@ -16,7 +16,7 @@ pub(crate) struct Clock {
 impl Clock {
     /// Begins in `phase`.
     pub fn start(phase: Phase) -> Self {
-        Self { since: Instant::now(), phase, spent: Vec::with_capacity(12) }
+        Self { since: Instant::now(), phase, spent: Vec::with_capacity(16) }
     }
 
     /// Ends the running phase and begins another.

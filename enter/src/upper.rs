@@ -1,7 +1,7 @@
 //! The upper layer of a volatile directory: every directory and file of the image's, without data, with an access
 //! control list that lets the user in.
 //!
-//! Built before the overlay is mounted, in a tmpfs that nobody else sees. A file is an inode with the image's owner,
+//! Built before the overlay is mounted, in a storage that nobody else sees. A file is an inode with the image's owner,
 //! mode, size, times and attributes, and the mark `trusted.overlay.metacopy`, by which the overlay takes its data from
 //! the lower layer until it is written (overlayfs.rst, 'Metadata only copy up'). Changing the entries through the
 //! mounted overlay gives the same result at four times the cost.

@@ -1,6 +1,6 @@
-//! Directories of the image that the user may change, in memory, for one step on one node.
+//! Directories of the image that the user may change, for one step on one node.
 //!
-//! An overlay with its upper layer in a tmpfs. The directory keeps contents, owners and modes; what lets the user in
+//! An overlay with its upper layer in a storage of its own. The directory keeps contents, owners and modes; what lets the user in
 //! is an access control list entry `user:UID:rwX` on every directory and file that would not let the user write
 //! already (see `upper`). An id-mapped lower layer would need no pass over the tree, but would show the user as
 //! owner of everything. There is no default entry, so the umask counts for new files. Two things show: the list's mask
@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
+use grus_core::mount::Limit;
 use grus_core::path::AbsPath;
 use grus_core::Refusal;
 use rustix::fs::{OFlags, ResolveFlags};
@@ -18,13 +19,16 @@ use rustix::mount::MountAttrFlags;
 use crate::apply::Scratch;
 use crate::call::{attach, new_dir, new_mount, open_in, proc_path, Broken, Called, During};
 use crate::failure::{Failure, Phase};
+use crate::storage::Storage;
 use crate::upper::{fill, Admitted, MOST};
 
 /// For whom, and how much.
 #[derive(Debug)]
 pub(crate) struct Volatile {
-    /// Size of all of the step's volatile directories together, as tmpfs(5) takes it.
-    pub size: String,
+    /// Size of all of the step's volatile directories together.
+    pub size: Limit,
+    /// Where their changes lie.
+    pub storage: Option<Storage>,
     /// The user.
     pub who: Admitted,
 }
@@ -32,7 +36,7 @@ pub(crate) struct Volatile {
 impl Volatile {
     /// Ready to make directories in this namespace.
     pub fn at(self, scratch: &Scratch) -> Layers<'_> {
-        Layers { what: self, scratch, tmpfs: None, made: 0 }
+        Layers { what: self, scratch, made: 0 }
     }
 }
 
@@ -41,7 +45,6 @@ impl Volatile {
 pub(crate) struct Layers<'a> {
     what: Volatile,
     scratch: &'a Scratch,
-    tmpfs: Option<OwnedFd>,
     made: u32,
 }
 
@@ -60,24 +63,18 @@ impl Layers<'_> {
         attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)
     }
 
-    /// A directory for one more upper layer, in the tmpfs that all share.
+    /// A directory for one more upper layer, in the storage that all share.
     fn new_layer(&mut self) -> Called<OwnedFd> {
-        let tmpfs = match self.tmpfs.take() {
-            Some(tmpfs) => tmpfs,
-            None => {
-                let options = [("source", "grus"), ("size", self.what.size.as_str()), ("mode", "0755")];
-                let tmpfs = new_mount("tmpfs", &options, PLAIN)?;
-                // Overlays take their layers by path, so it has to be attached.
-                let place = new_dir(self.scratch.dir.as_fd(), c"volatile")?;
-                attach(tmpfs.as_fd(), place.as_fd(), "volatile".as_ref())?;
-                tmpfs
-            }
-        };
+        let storage = self.what.storage.as_ref();
+        let storage = &storage.ok_or_else(|| Broken::new("storage of upper layers", Errno::BADF))?.mount;
+        if self.made == 0 {
+            // Overlays take their layers by path, so it has to be attached.
+            let place = new_dir(self.scratch.dir.as_fd(), c"volatile")?;
+            attach(storage.as_fd(), place.as_fd(), "volatile".as_ref())?;
+        }
         let name = CString::new(self.made.to_string()).unwrap_or_default();
         self.made += 1;
-        let dir = new_dir(tmpfs.as_fd(), &name);
-        self.tmpfs = Some(tmpfs);
-        dir
+        new_dir(storage.as_fd(), &name)
     }
 
     fn not_filled(&self, broken: Broken, destination: &AbsPath) -> Failure {

@@ -32,7 +32,10 @@ fn site_files_are_merged_in_order() {
     lab.file("grus.d/30.toml.rpmsave", "nonsense", 0o666);
     lab.file("grus.d/.40.toml", "nonsense", 0o666);
     let site = site::load(&lab.path("grus.toml")).expect("good files");
-    assert_eq!((site.mounts.tmp, site.mounts.home, site.volatile.size.as_str()), (false, false, "3g"));
+    assert_eq!(
+        (site.mounts.tmp, site.mounts.home, site.volatile.size.to_string()),
+        (false, false, "3g".into())
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub struct Ready {
     workdir: AbsPath,
     /// Device and inode of the host's root.
     host: (u64, u64),
-    /// Whether the end of the image's server was told.
+    /// Whether the end of a server of SquashFS files was told.
     told: bool,
 }
 
@@ -150,19 +150,20 @@ impl Step {
         }
     }
 
-    /// task_exit. The kernel gives errors to tasks whose image is served by a process that is gone; this tells
+    /// task_exit. The kernel gives errors to tasks whose image or data is served by a process that is gone; this tells
     /// the user why, once per node. A task that Slurm ends may see the server end first.
     pub fn task_ended(&mut self, spank: &SpankHandle) {
         let Step::Ready(ready) = self else { return };
         let status = spank.task_exit_status().unwrap_or_default();
-        if ready.told || !failed_by_itself(status) || !ready.container.server_is_gone() {
+        if ready.told || !failed_by_itself(status) {
             return;
         }
+        let Some(lost) = ready.container.lost() else { return };
         ready.told = true;
-        let what = "squashfuse_ll, which served the image to this step, has ended";
+        let what = format!("squashfuse_ll, which served {lost} to this step, has ended");
         let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
-        say::failure(Some(&ready.place.node), what, Some(hint));
-        journal::failed(&subject(spank, &ready.place.node), what, None);
+        say::failure(Some(&ready.place.node), &what, Some(hint));
+        journal::failed(&subject(spank, &ready.place.node), &what, None);
     }
 }
 

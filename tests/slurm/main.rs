@@ -12,6 +12,7 @@ mod identity;
 mod kinds;
 mod lab;
 mod leaks;
+mod mount_types;
 mod mounts;
 mod mpi;
 mod options;
@@ -46,6 +47,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("cluster", cluster::TESTS),
     ("kinds", kinds::TESTS),
     ("mounts", mounts::TESTS),
+    ("mount_types", mount_types::TESTS),
     ("identity", identity::TESTS),
     ("environment", environment::TESTS),
     ("tasks", tasks::TESTS),

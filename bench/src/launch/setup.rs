@@ -141,7 +141,7 @@ impl fmt::Display for Setup {
 }
 
 /// One build as slurmstepd has it: the thread is there before the clock starts.
-fn build(inputs: &Inputs) -> Result<(Container, f64)> {
+pub(super) fn build(inputs: &Inputs) -> Result<(Container, f64)> {
     let builder = Builder::start()?;
     let inputs = inputs.clone();
     let start = Instant::now();
@@ -153,7 +153,8 @@ fn explained(failure: Failure) -> anyhow::Error {
     anyhow!("{} ({})", failure.what(), failure.hint().unwrap_or_default())
 }
 
-fn inputs(account: &Account, image: &Path) -> Result<Inputs> {
+/// A plain launch of `image`.
+pub(super) fn inputs(account: &Account, image: &Path) -> Result<Inputs> {
     let image = AbsPath::parse(image.to_str().context("a path of text")?)?;
     let user = grus_enter::account::user(account.uid, account.gid, &[])?;
     let workdir = AbsPath::parse(account.home.to_str().context("a path of text")?)?;

@@ -1,6 +1,9 @@
 //! Mounts that users and sites ask for. What they write is read in [`grammar`].
 
 mod grammar;
+mod limits;
+
+pub use limits::{check_number, check_scratch, shares, Limit};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -85,7 +88,8 @@ pub enum Huge {
 
 /// A number of bytes, written as in tmpfs(5): digits with k, m, g or t.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Size(pub u64);
+#[serde(try_from = "u64")]
+pub struct Size(u64);
 
 impl Mount {
     /// Parses one mount, in either form. A relative source is taken from `cwd`, the submitting directory.
@@ -172,8 +176,24 @@ impl Size {
         };
         let plain = digits.bytes().all(|b| b.is_ascii_digit());
         let number: u64 = digits.parse().ok().filter(|_| plain).ok_or_else(refuse)?;
-        let bytes = number.checked_mul(1 << shift).filter(|bytes| *bytes > 0 && *bytes <= 1 << 60);
-        bytes.map(Self).ok_or_else(refuse)
+        let bytes = number.checked_mul(1 << shift).ok_or_else(refuse)?;
+        Self::try_from(bytes).map_err(|_| refuse())
+    }
+
+    /// In bytes, 1 to 2^60.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<u64> for Size {
+    type Error = &'static str;
+
+    fn try_from(bytes: u64) -> Result<Self, &'static str> {
+        match bytes {
+            1..=0x1000_0000_0000_0000 => Ok(Self(bytes)),
+            _ => Err("a size is out of range"),
+        }
     }
 }
 

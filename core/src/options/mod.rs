@@ -96,10 +96,12 @@ pub const TABLE: &[Spec] = &[
         usage: "mount into the container: type=bind|tmpfs|squashfs|scratch,source=SRC,destination=DST[,readonly][,...] or SRC[:DST[:FLAG+...]]; may be repeated",
         text: "Mounts something in the container. The type is 'bind', which is the default: a file or directory of \
                the host, with all that is mounted below it unless 'recursive=false' is given; 'tmpfs': an empty \
-               directory in memory (size=SIZE, mode=OCTAL, huge=never|always|within_size|advise); 'squashfs': a \
-               SquashFS file of the host, such as a data set, as a read-only directory; 'scratch': an empty \
-               directory on the node's own disk (size=SIZE), private to the step, for many small files; or \
-               'umount': whatever the site or a default would mount there is left out. Sources are opened with \
+               directory in memory (size=SIZE, mode=OCTAL, huge=never|always|within_size|advise), the user's, with \
+               mode 0700 and the site's limit unless said; 'squashfs': a SquashFS file of the host, such as a data \
+               set, as a read-only directory; 'scratch': an empty directory on the node's own disk (size=SIZE), \
+               private to the step, for many small files, where the site offers it; or 'umount': whatever the \
+               site or a default would mount there is left out. A step has at most 32 tmpfs, 16 SquashFS files \
+               and 4 scratch directories. Sources are opened with \
                the user's permissions; a relative one is taken from the submitting directory. A missing \
                destination is made. 'readonly' and 'noexec' restrict it; 'optional' leaves the mount out where \
                its source is missing. Synonyms: src for source; dst and target for destination; ro for readonly. \

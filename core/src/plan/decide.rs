@@ -6,6 +6,7 @@ use super::{Host, How, Job, LaunchPlan, Rootfs};
 use crate::environment;
 use crate::identity::{group, passwd, MAX_DATABASE};
 use crate::image::ImageConfig;
+use crate::mount::check_scratch;
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
 use crate::request::Request;
@@ -35,6 +36,7 @@ pub struct Launch<'a> {
 pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<LaunchPlan, Refusal> {
     let mut draft = Draft::new(rootfs, host);
     let wanted = wanted(launch)?;
+    check_scratch(&launch.site.scratch, wanted.iter().map(|wanted| &wanted.mount))?;
     let writable =
         launch.request.name.is_some() || launch.request.writable.unwrap_or(launch.site.container.writable);
     for dir in &launch.request.volatile {

@@ -200,7 +200,7 @@ fn every_option() {
 
 #[test]
 fn every_type_of_mount() {
-    Case::of(&[
+    let mut case = Case::of(&[
         "mount=type=tmpfs,destination=/fast,size=64m,mode=1777,huge=advise",
         "mount=/data:/fast/in/data:ro+noexec",
         "mount=/data/file:/fast/file",
@@ -211,8 +211,32 @@ fn every_type_of_mount() {
         "container-workdir=/fast/in/data",
         "container-env=LD_LIBRARY_PATH,IMG=2",
         "container-writable",
-    ])
-    .golden("every_type_of_mount");
+    ]);
+    case.site = "scratch.dir = '/local'";
+    case.golden("every_type_of_mount");
+}
+
+#[test]
+fn scratch_is_what_the_site_offers() {
+    let one = &["mount=type=scratch,dst=/a,size=10g"][..];
+    let two = &["mount=type=scratch,dst=/a,size=10g", "mount=type=scratch,dst=/b,size=1"][..];
+    let small = "scratch.dir = '/local'\nscratch.size-limit = '10g'\n";
+    for (options, site, what) in [
+        (one, "", "cannot make a scratch directory on /a: this site offers none"),
+        (
+            one,
+            "scratch.dir = '/local'\nscratch.size-limit = '9g'",
+            "cannot make a scratch directory on /a: this site allows a step 9g altogether",
+        ),
+        (two, small, "cannot make a scratch directory on /b: size=1 is too little"),
+    ] {
+        let refusal = Case { site, ..Case::of(options) }.refused();
+        assert_eq!(refusal.what, what);
+        assert!(refusal.hint.is_some());
+    }
+    let more = &["mount=type=scratch,dst=/a,size=10g", "mount=type=scratch,dst=/b,size=1m"];
+    assert!(Case { site: small, ..Case::of(more) }.refused().what.contains("/b: this site allows"));
+    assert!(Case { site: small, ..Case::of(one) }.decide().is_ok());
 }
 
 #[test]

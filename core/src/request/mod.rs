@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::digest::Digest;
-use crate::mount::{Mount, MAX_MOUNTS};
+use crate::mount::{check_number, Mount, MAX_MOUNTS};
 use crate::name::Name;
 use crate::options::{spec, Opt};
 use crate::path::AbsPath;
@@ -147,10 +147,8 @@ impl Request {
     pub fn set(&mut self, opt: Opt, value: &str, cwd: &AbsPath) -> Result<(), Refusal> {
         match opt {
             Opt::Image => set_once(&mut self.image, parse::image(value, cwd)?, opt),
-            Opt::Mount => push(&mut self.mounts, Mount::parse(value, cwd)?),
-            Opt::Mounts => {
-                Mount::parse_list(value, cwd)?.into_iter().try_for_each(|mount| push(&mut self.mounts, mount))
-            }
+            Opt::Mount => self.add_mounts([Mount::parse(value, cwd)?]),
+            Opt::Mounts => self.add_mounts(Mount::parse_list(value, cwd)?),
             Opt::WritableVolatile => {
                 parse::volatile_dirs(value)?.into_iter().try_for_each(|dir| push(&mut self.volatile, dir))
             }
@@ -184,6 +182,11 @@ impl Request {
             }
             Opt::Mpi => set_once(&mut self.mpi, Mode::parse(value)?, opt),
         }
+    }
+
+    fn add_mounts(&mut self, mounts: impl IntoIterator<Item = Mount>) -> Result<(), Refusal> {
+        mounts.into_iter().try_for_each(|mount| push(&mut self.mounts, mount))?;
+        check_number(&self.mounts)
     }
 
     /// The request of a step: what it says itself, and for all else what its job said.
@@ -276,6 +279,7 @@ impl Request {
         if request.mounts.len() > MAX_MOUNTS || request.volatile.len() > MAX_MOUNTS {
             return Err(bad(format!("more than {MAX_MOUNTS} mounts")));
         }
+        check_number(&request.mounts)?;
         request.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(bad)?;
         Ok(request)
     }

@@ -138,6 +138,8 @@ fn options_without_an_image_are_named() {
 
 #[test]
 fn hostile_text_on_the_node_is_refused() {
+    let set = |n| format!(r#"{{"what":{{"squashfs":{{"source":"/s"}}}},"destination":"/d{n}"}}"#);
+    let servers = format!(r#"{{"mounts":[{}]}}"#, (0..17).map(set).collect::<Vec<_>>().join(","));
     let many = format!(r#"{{"volatile":[{}]}}"#, vec![r#""/a""#; 300].join(","));
     for bad in [
         "",
@@ -146,6 +148,10 @@ fn hostile_text_on_the_node_is_refused() {
         r#"{"image":{"reference":"../../x"}}"#,
         r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"/b/../../c"}]}"#,
         r#"{"resolved":{"path":"/a\u0000b"}}"#,
+        // To tmpfs(5), no size is no limit.
+        r#"{"mounts":[{"what":{"tmpfs":{"size":0,"mode":448,"huge":null}},"destination":"/t"}]}"#,
+        r#"{"mounts":[{"what":{"scratch":{"size":18446744073709551615}},"destination":"/t"}]}"#,
+        &servers,
         &many,
         &format!("{}{{}}", " ".repeat(MAX_ENCODED)),
     ] {

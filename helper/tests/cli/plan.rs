@@ -33,6 +33,36 @@ fn the_plan_of_an_image_is_as_accepted() {
 }
 
 #[test]
+fn every_type_of_mount_is_shown_as_it_will_be() {
+    let lab = Lab::new();
+    simple_layout(lab.path("layout"));
+    let _ = lab.run(["import", "-q", "layout", "app:1"]).ok();
+    fs::write(lab.path("set.sqsh"), "looked into by a node").expect("write");
+    let shown = plan(
+        &lab,
+        &[
+            "app:1",
+            "--mount=type=tmpfs,dst=/fast,size=64m,huge=advise",
+            "--mount=./set.sqsh:/fast/set:sqsh+noexec",
+            "--mount=src=/dev/null,dst=/fast/null,recursive=false",
+            "--container-mounts=umount:/tmp,/nowhere:/x:optional",
+        ],
+    );
+    for line in [
+        "tmpfs     /fast (rw,size=64m,mode=0700,huge=advise)\n",
+        "make dir  /fast/set\nsquashfs  LAB/set.sqsh on /fast/set (ro,noexec)\n",
+        "make file /fast/null\nbind      /dev/null on /fast/null (rw,norec,dev)\n",
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+    assert!(!shown.contains(" on /tmp ") && !shown.contains("/nowhere"), "{shown}");
+    let scratch = ["plan", "app:1", "--mount=type=scratch,dst=/scr,size=1g"];
+    lab.run(scratch).refused(2, "cannot make a scratch directory on /scr: this site offers none");
+    fs::write(lab.path("grus.toml"), "scratch.dir = '/local'\n").expect("site file");
+    assert!(plan(&lab, &scratch[1..]).contains("scratch   /scr (size=1g)\n"));
+}
+
+#[test]
 fn a_file_is_planned_as_in_the_repository() {
     let lab = Lab::new();
     simple_layout(lab.path("layout"));
