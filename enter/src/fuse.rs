@@ -20,7 +20,8 @@ use rustix::process::Pid;
 use crate::call::{new_mount, open, open_own, shown, stat, Broken, During};
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::sys::{spawn_server, Program};
+use crate::program::Program;
+use crate::sys::spawn_server;
 use crate::trust::{is_regular, path_of, why_not_roots};
 
 /// Who the image is served for.

@@ -15,6 +15,7 @@ use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
+use crate::namespaces::{own, root_of_its_own};
 use crate::rootfs::Tree;
 use crate::ruling::ruling;
 use crate::sources::Sources;
@@ -67,11 +68,14 @@ pub(crate) fn container(
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
     let volatile = Volatile { size: inputs.site.volatile.size.clone(), who };
+    // Before the pivot, and the node's own network and IPC are needed no more.
+    let user = plan.remap_root.then(|| root_of_its_own(inputs, &credentials)).transpose()?;
+    let others = own(plan.namespaces)?;
     let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
     progress(Phase::Verify, server.get());
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
-    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server: watch })
+    Ok(Container { namespace, others, user, plan, ruling, meta, timings: clock.stop(), server: watch })
 }
 
 /// The image's name, for messages.
