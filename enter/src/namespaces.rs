@@ -64,17 +64,17 @@ pub(crate) fn root_of_its_own(inputs: &Inputs, credentials: &Credentials) -> Res
     let made = sys::in_user_namespace(|pid| {
         // From here on as root, also where the namespace could not be made.
         root = credentials.switch(Opener::Site);
-        map(pid, inputs)
+        map(pid, inputs.uid, inputs.gid, &inputs.gids)
     });
     root.and_then(|()| credentials.switch(Opener::Site)).during(Phase::Credentials)?;
     made.map_err(|broken| refused(&broken))
 }
 
-fn map(pid: Pid, inputs: &Inputs) -> Called<OwnedFd> {
+fn map(pid: Pid, uid: u32, gid: u32, gids: &[u32]) -> Called<OwnedFd> {
     let of = |name: &str| format!("/proc/{}/{name}", pid.as_raw_nonzero());
     put(&of("setgroups"), "deny")?;
-    put(&of("uid_map"), &format!("0 {} 1\n", inputs.uid))?;
-    put(&of("gid_map"), &groups(inputs.gid, &inputs.gids))?;
+    put(&of("uid_map"), &format!("0 {uid} 1\n"))?;
+    put(&of("gid_map"), &groups(gid, gids))?;
     open_own(&of("ns/user"), OFlags::RDONLY)
 }
 
@@ -114,6 +114,47 @@ fn refused(broken: &Broken) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_forbids_user_namespaces_is_respected() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let refused = std::thread::spawn(|| {
+            // The kernel forbids them to whoever is in another root than its mount namespace's (clone(2), EPERM).
+            sys::unshare(false).expect("a root of its own");
+            rustix::process::chroot("/usr").expect("root may");
+            let made = sys::in_user_namespace(|_| Ok(()));
+            made.map_err(|broken| refused(&broken))
+        });
+        let failure = refused.join().expect("no panic").expect_err("forbidden");
+        assert!(
+            failure.what().contains("gives users no user namespace: clone(CLONE_NEWUSER): "),
+            "{failure}"
+        );
+        assert!(failure.hint().expect("a way out").contains("user.max_user_namespaces"));
+    }
+
+    #[test]
+    fn a_user_is_root_of_the_own_namespace_and_nobody_else() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let read = std::thread::spawn(|| {
+            let credentials = Credentials::of(4321, 4322, &[4322, 50]).expect("root may");
+            credentials.switch(Opener::User).expect("root may");
+            sys::in_user_namespace(|pid| {
+                credentials.switch(Opener::Site)?;
+                map(pid, 4321, 4322, &[4322, 50])?;
+                Ok(["uid_map", "gid_map", "setgroups"].map(|name| {
+                    let text = std::fs::read_to_string(format!("/proc/{}/{name}", pid.as_raw_nonzero()));
+                    text.expect("there").split_whitespace().collect::<Vec<_>>().join(" ")
+                }))
+            })
+        });
+        let read = read.join().expect("no panic").expect("made");
+        assert_eq!(read, ["0 4321 1", "0 4322 1 50 50 1", "deny"]);
+    }
 
     #[test]
     fn groups_are_mapped_once_and_never_the_nodes_own() {

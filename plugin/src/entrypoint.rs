@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use grus_core::refusal::printable;
@@ -57,11 +57,28 @@ fn become_it(
         }
     }
     let mut environment = all;
+    environment.extend(temporary_directory(variables, spank));
     environment.retain(|variable| !variable.as_bytes().starts_with(LIMIT.as_bytes()));
     words.extend(command);
     let path = CString::new(program.as_os_str().as_bytes()).unwrap_or_default();
     let error = abi::execute(&path, &words, &environment);
     Ok(refused(&program.to_string_lossy(), &format!("cannot be run: {error}")))
+}
+
+/// As Slurm does for the first task of a node: a TMPDIR that is not there is made, and the default is told.
+fn temporary_directory(variables: &[&OsStr], spank: &SpankHandle) -> Option<CString> {
+    if spank.task_id().ok() != Some(0) {
+        return None;
+    }
+    match variables.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"TMPDIR=")) {
+        Some(path) => {
+            let path = Path::new(OsStr::from_bytes(path));
+            // Where it cannot be made, whatever needs it says so.
+            let _ = std::fs::DirBuilder::new().mode(0o700).create(path);
+            None
+        }
+        None => Some(c"TMPDIR=/tmp".to_owned()),
+    }
 }
 
 fn refused(name: &str, why: &str) -> Refusal {

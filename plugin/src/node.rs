@@ -19,8 +19,9 @@ pub struct Place {
     pub part: Option<usize>,
 }
 
-/// A component of a heterogeneous job is a job of its own, named in the environment of them all (srun(1)).
-const COMPONENT: &str = "SLURM_JOB_ID_HET_GROUP_";
+/// A component of a heterogeneous job is a job of its own, named in the environment of them all (srun(1)). srun itself
+/// still uses the old name on some releases.
+const COMPONENTS: [&str; 2] = ["SLURM_JOB_ID_HET_GROUP_", "SLURM_JOB_ID_PACK_GROUP_"];
 
 impl Place {
     /// Finds it, as root.
@@ -38,7 +39,9 @@ impl Place {
     /// Which component of a heterogeneous job or step this step is, by number; None where it is none.
     pub fn component(&self, job: u32, environment: &[&OsStr]) -> Option<usize> {
         let number = |variable: &&OsStr| {
-            let (number, id) = variable.to_str()?.strip_prefix(COMPONENT)?.split_once('=')?;
+            let variable = variable.to_str()?;
+            let (number, id) =
+                COMPONENTS.iter().find_map(|name| variable.strip_prefix(name))?.split_once('=')?;
             (id.parse() == Ok(job)).then(|| number.parse().ok()).flatten()
         };
         self.part.or_else(|| environment.iter().find_map(number))
@@ -115,7 +118,7 @@ mod tests {
         assert_eq!(from_socket("/s/a_b_17.4294967291".as_ref(), 17), place("a_b", "/s"));
         let part = from_socket("/s/n1_17.0.2".as_ref(), 17).expect("a component's");
         assert_eq!((part.node.as_str(), part.part), ("n1", Some(2)));
-        let environment = ["SLURM_JOB_ID_HET_GROUP_0=17", "SLURM_JOB_ID_HET_GROUP_1=18", "SLURM_JOB_ID=17"];
+        let environment = ["SLURM_JOB_ID_HET_GROUP_0=17", "SLURM_JOB_ID_PACK_GROUP_1=18", "SLURM_JOB_ID=17"];
         let environment = environment.map(OsStr::new);
         let alone = Place { part: None, ..part.clone() };
         assert_eq!((alone.component(18, &environment), alone.component(19, &environment)), (Some(1), None));

@@ -6,18 +6,23 @@
 
 mod batch;
 mod cluster;
+mod entrypoint;
 mod environment;
 mod failures;
+mod hetero;
 mod identity;
 mod lab;
 mod leaks;
 mod mounts;
 mod mpi;
+mod namespaces;
 mod plugin;
 mod pull;
+mod remapped;
 mod swap;
 mod tasks;
 mod torture;
+mod variables;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -43,7 +48,12 @@ const AREAS: &[(&str, &[Test])] = &[
     ("cluster", cluster::TESTS),
     ("mounts", mounts::TESTS),
     ("identity", identity::TESTS),
+    ("remapped", remapped::TESTS),
+    ("namespaces", namespaces::TESTS),
     ("environment", environment::TESTS),
+    ("variables", variables::TESTS),
+    ("entrypoint", entrypoint::TESTS),
+    ("hetero", hetero::TESTS),
     ("tasks", tasks::TESTS),
     ("batch", batch::TESTS),
     ("plugin", plugin::TESTS),

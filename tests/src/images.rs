@@ -22,8 +22,18 @@ use sha2::{Digest, Sha256};
 pub const EPOCH: u64 = 1_700_000_000;
 
 /// Names of the tests' recipes, in the order that makes them fastest to build.
-pub const NAMES: &[&str] =
-    &["busybox", "static", "no-passwd", "tmp-link", "other-arch", "torture", "debian", "mpich", "openmpi"];
+pub const NAMES: &[&str] = &[
+    "busybox",
+    "static",
+    "no-passwd",
+    "tmp-link",
+    "entry",
+    "other-arch",
+    "torture",
+    "debian",
+    "mpich",
+    "openmpi",
+];
 
 /// Names of all the tests' images: those above, and the MPIs of [`mpi::RECIPES`].
 pub fn all_names() -> impl Iterator<Item = &'static str> {
