@@ -21,17 +21,35 @@ pub fn plugin_page() -> String {
         let value = row.value.map_or(String::new(), |v| format!("=\\fI{}\\fR", roff(v)));
         page.push_str(&format!(".TP\n\\fB\\-\\-{}\\fR{value}\n{}\n", roff(row.name), roff(row.text)));
     }
+    page.push_str(&variables_section());
     page.push_str(
         ".SH IN THE CONTAINER\nThe image, read only; /proc, /sys (read only), /dev and /tmp of the node; the \
          user's home and the job's working directory at their own paths; the node's hosts and resolv.conf; a \
          passwd and group that know the user and all the user's groups. Tasks start in the job's working \
          directory, or in the image's WorkingDir where that is not mounted. The image's ENV applies over the \
-         job's environment; variables that name host files, such as LD_LIBRARY_PATH, are dropped.\n\
+         job's environment; variables that name host files, such as LD_LIBRARY_PATH, are dropped. Of the image's \
+         configuration, ENV, WorkingDir and (where asked for) ENTRYPOINT are used. USER, CMD, Labels, StopSignal, \
+         Volumes and ports are not: tasks run as the job's user, with the command and the signals that Slurm \
+         gives them.\n\
          .SH FILES\n.TP\n\\fI/etc/grus/grus.toml\\fR, \\fI/etc/grus/grus.d/*.toml\\fR\nThe site's configuration, \
          see \\fBgrus.toml\\fR(5).\n.SH SEE ALSO\n\\fBgrus\\fR(1), \\fBgrus.toml\\fR(5), \\fBsrun\\fR(1), \
          \\fBplugstack.conf\\fR(5)\n",
     );
     page
+}
+
+/// Which variable stands for which option.
+fn variables_section() -> String {
+    let names: Vec<String> = TABLE.iter().filter_map(variable).collect();
+    format!(
+        ".SH ENVIRONMENT\nEach option is a variable, too: {}. Names that Pyxis has may begin with PYXIS_ instead of \
+         GRUS_. A flag is 1 or 0 (true or false, yes or no); where there is a \\-\\-no\\- form, 0 means that one. \
+         The command line and #SBATCH lines win over variables, and variables over what a step inherits from its \
+         job; a list on the command line replaces the variable's. sbatch and salloc take their variables in: the \
+         script does not see them again, and may set them anew for its steps. Variables without an image have no \
+         effect. A job that comes by slurmrestd has no options but its environment, which each srun in it reads.\n",
+        roff(&names.join(", "))
+    )
 }
 
 /// grus.toml(5): every key of the site's configuration.

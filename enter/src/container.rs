@@ -7,9 +7,13 @@ use grus_core::image::ImageMeta;
 use grus_core::plan::LaunchPlan;
 use grus_core::swap::{InUse, Ruling};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::process::getuid;
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
 use crate::failure::{Failed, Failure, Phase};
+use crate::fake::filter;
+use crate::namespaces::Owned;
+use crate::sys::filter_calls;
 
 /// How long each phase of the build took, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +32,10 @@ pub struct Container {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
+    /// Other namespaces of the container's own.
+    pub(crate) others: Vec<Owned>,
+    /// The user namespace in which the user is root, where one was asked for.
+    pub(crate) user: Option<OwnedFd>,
     /// The processes that serve the image and other SquashFS files.
     pub(crate) servers: Vec<Server>,
 }
@@ -50,17 +58,28 @@ impl Container {
     /// irrevocable, and a task whose setns failed stays as it was. It does not hinder Slurm's own setuid(2),
     /// only what execve(2) would grant.
     pub fn join(&self) -> Result<(), Failure> {
-        let failed = |call: &str, errno: rustix::io::Errno| {
-            Failure::Failed(Failed {
-                phase: Phase::Join,
-                call: call.into(),
-                errno: Some(errno.raw_os_error()),
-                advice: Some("the task was stopped; report this to the administrator".into()),
-            })
-        };
         move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
             .map_err(|e| failed("setns(namespace, CLONE_NEWNS)", e))?;
+        for (kind, namespace) in &self.others {
+            move_into_link_name_space(namespace.as_fd(), Some(*kind))
+                .map_err(|e| failed(&format!("setns({kind:?})"), e))?;
+        }
         set_no_new_privs(true).map_err(|e| failed("prctl(PR_SET_NO_NEW_PRIVS)", e))
+    }
+
+    /// Shows the calling task, which has joined and is the user by now, as root, where that was asked for. For a
+    /// single-threaded process (task_init).
+    ///
+    /// setns(2) lets in the owner of a user namespace, who is the user. All rights that come with it are over things
+    /// of that namespace, of which there are none: mounts, network and host name belong to the node's.
+    pub fn show_as_root(&self) -> Result<(), Failure> {
+        let Some(user) = &self.user else { return Ok(()) };
+        move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
+            .map_err(|e| failed("setns(CLONE_NEWUSER)", e))?;
+        if !getuid().is_root() {
+            return Err(failed("getuid() after setns(CLONE_NEWUSER)", rustix::io::Errno::PERM));
+        }
+        filter_calls(&mut filter()).map_err(|broken| failed(&broken.call, broken.errno))
     }
 
     /// The MPIs that tasks run on, as far as they are known: a swap that was not carried out tells nothing of them.
@@ -83,4 +102,13 @@ impl Container {
         };
         self.servers.iter().find(ended).map(|server| server.of.as_str())
     }
+}
+
+fn failed(call: &str, errno: rustix::io::Errno) -> Failure {
+    Failure::Failed(Failed {
+        phase: Phase::Join,
+        call: call.into(),
+        errno: Some(errno.raw_os_error()),
+        advice: Some("the task was stopped; report this to the administrator".into()),
+    })
 }

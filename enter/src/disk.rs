@@ -26,8 +26,8 @@ use crate::call::{new_mount, open_own, shown, Broken, Called, During};
 use crate::deadline::Deadline;
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::loopdev::{self, Access};
-use crate::program::{cstr, Named};
-use crate::sys::{spawn_confined, wait, Program};
+use crate::program::{cstr, Named, Program};
+use crate::sys::{spawn_confined, wait};
 
 /// How long mkfs.ext4 may take; it writes little, whatever the size.
 const TIME: Duration = Duration::from_secs(20);

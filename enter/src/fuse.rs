@@ -18,8 +18,8 @@ use rustix::process::Pid;
 use crate::call::{new_mount, open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::program::{cstr, Named};
-use crate::sys::{spawn_server, Program};
+use crate::program::{cstr, Named, Program};
+use crate::sys::spawn_server;
 
 /// Who the image is served for.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
+use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::own::Maker;
 use crate::rootfs::Tree;
 use crate::ruling::ruling;
@@ -81,6 +82,9 @@ pub(crate) fn container(
     let own = maker.make_all(&plan)?;
     let volatile = volatile(inputs, &plan, deadline, &mut clock)?;
     progress(Phase::Rootfs, &pids.borrow());
+    // Before the pivot, and the node's own network and IPC are needed no more.
+    let root_namespace = plan.remap_root.then(|| root_of_its_own(inputs, &credentials)).transpose()?;
+    let others = own_namespaces(plan.namespaces)?;
     let user = (inputs.uid, inputs.gid);
     let act = Act { plan: &plan, image: mount, sources: &sources, own, user, volatile };
     let namespace = apply(act, &mut clock)?;
@@ -88,7 +92,8 @@ pub(crate) fn container(
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
     let servers = maker.servers.into_inner();
-    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), servers })
+    let user = root_namespace;
+    Ok(Container { namespace, others, user, plan, ruling, meta, timings: clock.stop(), servers })
 }
 
 /// How volatile directories are to be made, with a storage if there are any.

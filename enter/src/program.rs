@@ -1,11 +1,14 @@
-//! Programs of the node that the site names: run only if root alone can have written them.
+//! Programs that are run beside the tasks: an image's server, an image's loader, mkfs.ext4. `sys` starts them. Those that
+//! the site names are run only if root alone can have written them.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
 
 use grus_core::path::AbsPath;
 use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::Resource;
 
 use crate::call::{open, shown, stat, During};
 use crate::failure::{reason, Failure, Phase};
@@ -65,3 +68,27 @@ impl Named<'_> {
 pub(crate) fn cstr(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
 }
+
+/// A program to run as a user, with nothing of the caller's but what is named here.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    /// Its path.
+    pub path: &'a CStr,
+    /// Its arguments, the first one its name.
+    pub arguments: &'a [CString],
+    /// Its environment, `NAME=value`.
+    pub environment: &'a [CString],
+    /// What becomes its descriptors from 0 on; at most [`MOST_DESCRIPTORS`].
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// Limits of its own, hard and soft (setrlimit(2)).
+    pub limits: &'a [(Resource, u64)],
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub gids: &'a [u32],
+}
+
+/// Most descriptors that a [`Program`] gets.
+pub(crate) const MOST_DESCRIPTORS: usize = 5;

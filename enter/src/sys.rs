@@ -10,10 +10,11 @@ use std::ptr::{null, null_mut};
 use libc::{c_char, c_int, c_void};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
 
 use crate::call::{Broken, Called};
+use crate::loopdev::LoopConfig;
+use crate::program::{Program, MOST_DESCRIPTORS};
 
 /// The calling thread's error of the last libc call.
 fn errno() -> Errno {
@@ -45,6 +46,74 @@ pub(crate) fn unshare(mounts: bool) -> Called<()> {
     };
     // SAFETY: the descriptor table stays shared (no CLONE_FILES), which is what the call is unsafe for.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|e| Broken::new(text, e))
+}
+
+/// Gives this thread other namespaces of its own.
+pub(crate) fn unshare_more(flags: UnshareFlags) -> Called<()> {
+    // SAFETY: as above.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+        .map_err(|e| Broken::new(format!("unshare({flags:?})"), e))
+}
+
+/// Brings up the loopback device of this thread's network. `socket` is one of that network.
+pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Called<()> {
+    // SAFETY: a struct of integers and a union with them, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    (request.ifr_name[0], request.ifr_name[1]) = (b'l' as c_char, b'o' as c_char);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as _;
+    // SAFETY: `request` is what this ioctl reads (netdevice(7)) and outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
+        0 => Ok(()),
+        _ => Err(Broken::new("ioctl(lo, SIOCSIFFLAGS, IFF_UP)", errno())),
+    }
+}
+
+/// Starts a process in a user namespace of the caller's effective user, shows it to `look`, and ends it.
+///
+/// By clone(2) and not by unshare(2), which refuses a user namespace to a process with threads. The process shares
+/// the caller's memory, on a stack of its own, and does nothing but wait for the end of `look`, or of the caller.
+pub(crate) fn in_user_namespace<T>(look: impl FnOnce(rustix::process::Pid) -> Called<T>) -> Called<T> {
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (read, write) = pipe.map_err(|e| Broken::new("pipe2", e))?;
+    let ends = [read.as_raw_fd(), write.as_raw_fd()];
+    let mut stack = vec![0u128; STACK];
+    // SAFETY: stack and `ends` outlive the process, which is waited for here. No exit signal: slurmstepd hears
+    // nothing of it, and a plain wait(2) never finds it.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr_range().end.cast();
+        libc::clone(wait_for_end, top, libc::CLONE_VM | libc::CLONE_NEWUSER, ends.as_ptr().cast_mut().cast())
+    };
+    let pid = rustix::process::Pid::from_raw(pid.max(0));
+    let pid = pid.ok_or_else(|| Broken::new("clone(CLONE_NEWUSER)", errno()))?;
+    let seen = look(pid);
+    // Not by closing the pipe alone: a process forked meanwhile may hold it, too.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    wait(pid);
+    seen
+}
+
+/// Waits until nobody holds the pipe's other end. By raw calls: libc's would touch the caller's thread data.
+extern "C" fn wait_for_end(ends: *mut c_void) -> c_int {
+    // SAFETY: `ends` is the caller's, who waits for this process; the read is of one byte, into a local.
+    unsafe {
+        let [read, write] = *ends.cast::<[c_int; 2]>();
+        let mut byte = 0u8;
+        libc::syscall(libc::SYS_close, write);
+        libc::syscall(libc::SYS_read, read, &raw mut byte, 1);
+        libc::syscall(libc::SYS_exit, 0) as c_int
+    }
+}
+
+/// Puts a filter on this process's system calls, for good (seccomp(2)); needs no_new_privs.
+pub(crate) fn filter_calls(filter: &mut [libc::sock_filter]) -> Called<()> {
+    let program = libc::sock_fprog { len: filter.len() as _, filter: filter.as_mut_ptr() };
+    // The flag, lest the processor's speculation be switched off for the whole task.
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
+    // SAFETY: `program` and its filter are read during the call, and their length is true.
+    match unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &program) } {
+        0 => Ok(()),
+        _ => Err(Broken::new("seccomp(SECCOMP_SET_MODE_FILTER)", errno())),
+    }
 }
 
 /// `struct mount_attr` (mount_setattr(2)).
@@ -91,25 +160,6 @@ fn set_attributes(mount: BorrowedFd<'_>, attr: MountAttr, flags: c_int) -> Resul
 
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
-const LO_FLAGS_READ_ONLY: u32 = 1;
-const LO_FLAGS_AUTOCLEAR: u32 = 4;
-
-/// `struct loop_config` of linux/loop.h, its `struct loop_info64` written out.
-#[repr(C)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    device_inode_rdevice: [u64; 3],
-    offset_sizelimit: [u64; 2],
-    number_encryption: [u32; 3],
-    flags: u32,
-    file_name: [u8; 64],
-    crypt_name_key: [u8; 96],
-    init: [u64; 2],
-    reserved: [u64; 8],
-}
-
-const _: () = assert!(size_of::<LoopConfig>() == 304);
 
 /// The number of a loop device that is free now; the kernel makes one if there is none.
 pub(crate) fn loop_free(control: BorrowedFd<'_>) -> Called<u32> {
@@ -118,22 +168,10 @@ pub(crate) fn loop_free(control: BorrowedFd<'_>) -> Called<u32> {
     u32::try_from(number).map_err(|_| Broken::new("ioctl(/dev/loop-control, LOOP_CTL_GET_FREE)", errno()))
 }
 
-/// Makes a loop device of `file`, gone by itself with its last user. `name` is shown by losetup(8).
-pub(crate) fn loop_configure(
-    device: BorrowedFd<'_>,
-    file: BorrowedFd<'_>,
-    name: &str,
-    readonly: bool,
-) -> Called<()> {
-    // SAFETY: the struct is plain integers, for which zero is a value.
-    let mut config: LoopConfig = unsafe { zeroed() };
-    config.fd = file.as_raw_fd() as u32;
-    config.flags = LO_FLAGS_AUTOCLEAR | if readonly { LO_FLAGS_READ_ONLY } else { 0 };
-    for (to, from) in config.file_name[..63].iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    // SAFETY: `config` has the layout the kernel reads (its size is asserted above) and outlives the call.
-    match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &config as *const LoopConfig) } {
+/// Makes a loop device as `config` says.
+pub(crate) fn loop_configure(device: BorrowedFd<'_>, config: &LoopConfig) -> Called<()> {
+    // SAFETY: `config` has the layout the kernel reads (its size is asserted where it is defined) and outlives the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, config as *const LoopConfig) } {
         0 => Ok(()),
         _ => Err(Broken::new("ioctl(/dev/loopN, LOOP_CONFIGURE)", errno())),
     }
@@ -196,30 +234,6 @@ fn grow<T>(call: String, mut ask: impl FnMut(&mut [u8]) -> (c_int, Option<T>)) -
         }
     }
 }
-
-/// A program to run as a user, with nothing of the caller's but what is named here.
-#[derive(Debug)]
-pub(crate) struct Program<'a> {
-    /// Its path.
-    pub path: &'a CStr,
-    /// Its arguments, the first one its name.
-    pub arguments: &'a [CString],
-    /// Its environment, `NAME=value`.
-    pub environment: &'a [CString],
-    /// What becomes its descriptors from 0 on; at most [`MOST_DESCRIPTORS`].
-    pub descriptors: &'a [BorrowedFd<'a>],
-    /// Limits of its own, hard and soft (setrlimit(2)).
-    pub limits: &'a [(Resource, u64)],
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub gids: &'a [u32],
-}
-
-/// Most descriptors that a [`Program`] gets.
-const MOST_DESCRIPTORS: usize = 5;
 
 /// What the new processes read, and the last one writes, in memory shared with the caller.
 struct Spawn<'a> {

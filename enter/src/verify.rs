@@ -23,7 +23,8 @@ use rustix::process::{kill_process, Resource, Signal};
 use crate::builder::Inputs;
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::sys::{spawn_confined, wait, Program};
+use crate::program::Program;
+use crate::sys::{spawn_confined, wait};
 
 /// How long the loader may take. A cold file system behind the image is the slow part.
 const TIME: Duration = Duration::from_secs(20);

@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int, c_long, c_void, CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::Mutex;
 
 use grus_core::options::{Spec, TABLE};
@@ -92,7 +92,7 @@ hook!(slurm_spank_init, init, after register_options);
 hook!(slurm_spank_init_post_opt, init_post_opt);
 hook!(slurm_spank_user_init, user_init);
 hook!(slurm_spank_task_init_privileged, task_init_privileged);
-hook!(slurm_spank_task_init, task_init);
+hook!(slurm_spank_task_init, task_init, after note_handle);
 hook!(slurm_spank_task_exit, task_exit);
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -174,6 +174,108 @@ fn register_options(spank: spank_sys::spank_t) {
         // SAFETY: the handle is the running hook's; Slurm copies the option with its strings. Where it
         // refuses one, it says so itself.
         unsafe { spank_sys::spank_option_register(spank, &mut option) };
+    }
+}
+
+/// Slurm's handle in task_init, for the one call below.
+static HANDLE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+fn note_handle(spank: spank_sys::spank_t) {
+    HANDLE.store(spank.cast(), Ordering::Relaxed);
+}
+
+/// Puts words before the task's command, in task_init. None where this release of Slurm (before 23.11) cannot.
+pub fn prepend(words: &[CString]) -> Option<Result<(), i32>> {
+    type Prepend =
+        unsafe extern "C" fn(spank_sys::spank_t, c_int, *mut *const c_char) -> spank_sys::spank_err_t;
+    let function = symbol(c"spank_prepend_task_argv")?;
+    let mut pointers = pointers(words);
+    let spank = HANDLE.load(Ordering::Relaxed);
+    // SAFETY: slurm/spank.h declares it so from 23.11 on; the handle is the running hook's, and Slurm copies the words.
+    let code = unsafe {
+        let function = std::mem::transmute::<*mut c_void, Prepend>(function);
+        function(spank.cast(), words.len() as c_int, pointers.as_mut_ptr())
+    };
+    Some(if code == spank_sys::ESPANK_SUCCESS { Ok(()) } else { Err(code as i32) })
+}
+
+/// The strings, and NULL after them.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Becomes another program; returns only why not.
+pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -> std::io::Error {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: all strings end with NUL and both vectors with NULL (execve(2)).
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    std::io::Error::last_os_error()
+}
+
+/// The command of one task of a step with `--multi-prog`, by slurmstepd's own reading of the file. `command` is the
+/// step's, its second word the file's text; `rank` is the task's in the step.
+pub fn command_of(rank: u32, command: &[CString], environment: &[CString]) -> Option<Vec<CString>> {
+    type GetArgv = unsafe extern "C" fn(
+        *const c_char,
+        *const *const c_char,
+        u32,
+        *mut u32,
+        *mut *mut *mut c_char,
+        c_int,
+        *const *const c_char,
+    ) -> c_int;
+    let function = symbol(c"multi_prog_get_argv")?;
+    let (words, variables) = (pointers(command), pointers(environment));
+    let (mut count, mut found) = (0, std::ptr::null_mut());
+    // SAFETY: slurmstepd's src/slurmd/slurmstepd/multi_prog.h declares it so; it reads what it is given, and what it
+    // returns lives as long as this task.
+    unsafe {
+        let function = std::mem::transmute::<*mut c_void, GetArgv>(function);
+        let text = command.get(1)?.as_ptr();
+        let total = command.len() as c_int;
+        function(text, variables.as_ptr(), rank, &mut count, &mut found, total, words.as_ptr());
+        if found.is_null() || count == 0 {
+            return None;
+        }
+        Some((0..count as usize).map(|at| CStr::from_ptr(*found.add(at)).to_owned()).collect())
+    }
+}
+
+/// `struct slurm_rlimits_info` of Slurm's src/common/slurm_rlimits_info.h.
+#[repr(C)]
+struct Limit {
+    resource: c_int,
+    name: *const c_char,
+    propagate: c_int,
+}
+
+/// Slurm's name of each limit, its number, and whether the site has the submitting shell's passed on.
+pub fn limits() -> Vec<(String, i32, bool)> {
+    type Info = unsafe extern "C" fn() -> *const Limit;
+    const PASSED_ON: c_int = 1;
+    let Some(function) = symbol(c"get_slurm_rlimits_info") else { return vec![] };
+    let mut limits = vec![];
+    // SAFETY: src/common/slurm_rlimits_info.h declares it so; the table is Slurm's own and ends with no name.
+    unsafe {
+        let mut next = std::mem::transmute::<*mut c_void, Info>(function)();
+        while !next.is_null() && !(*next).name.is_null() {
+            let name = CStr::from_ptr((*next).name).to_string_lossy().into_owned();
+            limits.push((name, (*next).resource, (*next).propagate == PASSED_ON));
+            next = next.add(1);
+        }
+    }
+    limits
+}
+
+/// Sets a soft limit; what the hard one forbids is left as it is, as Slurm does.
+pub fn set_limit(resource: i32, soft: u64) {
+    // SAFETY: both calls read or write one struct (setrlimit(2)); an unknown resource is an error to them.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(resource as _, &mut limit) == 0 && limit.rlim_cur != soft {
+            limit.rlim_cur = soft;
+            libc::setrlimit(resource as _, &limit);
+        }
     }
 }
 

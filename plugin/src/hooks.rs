@@ -59,7 +59,7 @@ impl Grus {
             (Hook::InitPostOpt, Grus::Step(step)) => step.read_request(spank),
             (Hook::UserInit, Grus::Step(step)) => step.build(spank),
             (Hook::TaskInitPrivileged, Grus::Step(step)) => step.join(),
-            (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(),
+            (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(spank),
             (Hook::TaskExit, Grus::Step(step)) => step.task_ended(spank),
             _ => {}
         }

@@ -6,7 +6,8 @@
 //! container or a failed task: never the bare host, never a drained node (DESIGN D2).
 
 pub mod abi;
-pub mod hooks;
+pub mod entrypoint;
+mod hooks;
 mod image;
 mod journal;
 mod mpi;

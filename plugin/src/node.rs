@@ -1,5 +1,6 @@
 //! Facts of this node and step that a container depends on and no SPANK item tells.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,13 @@ pub struct Place {
     pub node: String,
     /// SlurmdSpoolDir with `%n` and `%h` filled in; None where it cannot be found.
     pub spool: Option<PathBuf>,
+    /// The number of the step's component, where a step in an ordinary allocation has several.
+    pub part: Option<usize>,
 }
+
+/// A component of a heterogeneous job is a job of its own, named in the environment of them all (srun(1)). srun itself
+/// still uses the old name on some releases.
+const COMPONENTS: [&str; 2] = ["SLURM_JOB_ID_HET_GROUP_", "SLURM_JOB_ID_PACK_GROUP_"];
 
 impl Place {
     /// Finds it, as root.
@@ -25,8 +32,19 @@ impl Place {
         let found = abi::bound_sockets().into_iter().find_map(|socket| from_socket(&socket, job));
         found.unwrap_or_else(|| {
             let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            Self { node: host.trim().split('.').next().unwrap_or_default().into(), spool: None }
+            Self { node: host.trim().split('.').next().unwrap_or_default().into(), spool: None, part: None }
         })
+    }
+
+    /// Which component of a heterogeneous job or step this step is, by number; None where it is none.
+    pub fn component(&self, job: u32, environment: &[&OsStr]) -> Option<usize> {
+        let number = |variable: &&OsStr| {
+            let variable = variable.to_str()?;
+            let (number, id) =
+                COMPONENTS.iter().find_map(|name| variable.strip_prefix(name))?.split_once('=')?;
+            (id.parse() == Ok(job)).then(|| number.parse().ok()).flatten()
+        };
+        self.part.or_else(|| environment.iter().find_map(number))
     }
 
     /// Paths that the launch of this step's tasks needs: PMIx's sockets (Slurm's
@@ -63,12 +81,16 @@ fn namespace_of(mountinfo: &str, job: u32) -> Option<PathBuf> {
     })
 }
 
-/// `SPOOL/NODE_JOB.STEP`; a node's name may have a `_` in it.
+/// `SPOOL/NODE_JOB.STEP[.COMPONENT]`; a node's name may have a `_` in it.
 fn from_socket(socket: &Path, job: u32) -> Option<Place> {
     let (node, id) = socket.file_name()?.to_str()?.rsplit_once('_')?;
-    let of_job = id.split_once('.').is_some_and(|(number, _)| number == job.to_string());
-    (of_job && socket.is_absolute() && !node.is_empty())
-        .then(|| Place { node: node.into(), spool: socket.parent().map(Path::to_owned) })
+    let (number, step) = id.split_once('.')?;
+    let part = step.split_once('.').and_then(|(_, part)| part.parse().ok());
+    (number == job.to_string() && socket.is_absolute() && !node.is_empty()).then(|| Place {
+        node: node.into(),
+        spool: socket.parent().map(Path::to_owned),
+        part,
+    })
 }
 
 fn launch_paths(spool: Option<&Path>, tmp: &Path, job: u32, step: u32, uid: u32) -> Vec<PathBuf> {
@@ -89,9 +111,18 @@ mod tests {
 
     #[test]
     fn slurmstepds_socket_names_spool_and_node() {
-        let place = |node: &str, spool: &str| Some(Place { node: node.into(), spool: Some(spool.into()) });
+        let place = |node: &str, spool: &str| {
+            Some(Place { node: node.into(), spool: Some(spool.into()), part: None })
+        };
         assert_eq!(from_socket("/var/spool/slurmd/n1_17.0".as_ref(), 17), place("n1", "/var/spool/slurmd"));
         assert_eq!(from_socket("/s/a_b_17.4294967291".as_ref(), 17), place("a_b", "/s"));
+        let part = from_socket("/s/n1_17.0.2".as_ref(), 17).expect("a component's");
+        assert_eq!((part.node.as_str(), part.part), ("n1", Some(2)));
+        let environment = ["SLURM_JOB_ID_HET_GROUP_0=17", "SLURM_JOB_ID_PACK_GROUP_1=18", "SLURM_JOB_ID=17"];
+        let environment = environment.map(OsStr::new);
+        let alone = Place { part: None, ..part.clone() };
+        assert_eq!((alone.component(18, &environment), alone.component(19, &environment)), (Some(1), None));
+        assert_eq!(part.component(17, &environment), Some(2));
         for other in ["/run/munge/socket", "/s/n1_18.0", "/s/_17.0", "n1_17.0", "/s/n1_17", "/"] {
             assert_eq!(from_socket(other.as_ref(), 17), None, "{other}");
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use grus_core::path::AbsPath;
 use grus_core::plan::Job;
 use grus_core::platform::Platform;
-use grus_core::request::{Request, VARIABLE};
+use grus_core::request::{Components, Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
 use grus_enter::{account, Builder, Container, Failure, Inputs, TIME_LIMIT};
@@ -24,7 +24,7 @@ use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::{self, Place};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
-use crate::{abi, image, mpi, say, settings};
+use crate::{abi, entrypoint, image, mpi, say, settings};
 
 /// A step's state on this node.
 #[derive(Debug, Default)]
@@ -93,7 +93,7 @@ impl Step {
             }
         };
         if hook == Hook::TaskInit {
-            self.enter_or_end();
+            self.enter_or_end(spank);
         }
     }
 
@@ -129,12 +129,12 @@ impl Step {
 
     /// task_init, in a task, as the user, in the container: the last word before execve(2). Ends the task
     /// itself, since plugstack.conf may say `optional` and a return value would be ignored.
-    pub fn enter_or_end(&mut self) {
+    pub fn enter_or_end(&mut self, spank: &SpankHandle) {
         match self {
             Step::Host => {}
             Step::Ready(ready) => {
-                if let Err(refusal) = ready.check_and_start() {
-                    say::failure(Some(&ready.place.node), &refusal.what, refusal.hint.as_deref());
+                if let Err(failure) = ready.check_and_start(spank) {
+                    say::failure(Some(&ready.place.node), &failure.what(), failure.hint().as_deref());
                     abi::exit_now(1);
                 }
             }
@@ -176,11 +176,19 @@ fn failed_by_itself(status: i32) -> bool {
 impl Ready {
     /// The last check and the last step of a task. Two file systems differ in device number, so a root of the
     /// host's device and inode is the host's, whatever went wrong before.
-    fn check_and_start(&self) -> Result<(), Refusal> {
+    fn check_and_start(&self, spank: &SpankHandle) -> Result<(), Failure> {
         if root()? == self.host {
-            return Err(Refusal::site("the task is not in its container")
-                .hint("this is a bug of Grus; tell the administrator"));
+            let refusal = Refusal::site("the task is not in its container")
+                .hint("this is a bug of Grus; tell the administrator");
+            return Err(refusal.into());
         }
+        self.change_directory()?;
+        self.container.show_as_root()?;
+        entrypoint::start(&self.container.plan.entrypoint, spank).map_err(Failure::from)
+    }
+
+    /// To where the task is to start.
+    fn change_directory(&self) -> Result<(), Refusal> {
         let Some(workdir) = &self.container.plan.workdir else {
             // Slurm has changed to the job's directory as it was written. If that leads over a symbolic link of
             // the host, it is not there in the container, but the directory itself is. Where it is not, Slurm
@@ -207,10 +215,13 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
     if step == SLURM_EXTERN_CONT {
         return Ok(None);
     }
-    let Some(text) = request_text(&spank.job_env_os().map_err(unreadable)?) else { return Ok(None) };
+    let environment = spank.job_env_os().map_err(unreadable)?;
+    let Some(text) = request_text(&environment) else { return Ok(None) };
+    let place = Place::find(job);
+    let component = place.component(job, &environment);
     // The tasks must not see it: an srun inside the container would take it for its own.
     spank.unsetenv(VARIABLE).map_err(unreadable)?;
-    let request = Request::decode(&text)?;
+    let request = Components::decode(&text)?.of(component)?;
     if !request.wants_container() {
         return Ok(None);
     }
@@ -224,7 +235,7 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
             .hint("the node may be short of memory or processes; tell the administrator")
     })?;
     let builder = builder.within(node::private_directories(job));
-    Ok(Some(Wanted { request, site: Arc::new(site), stacks, builder, place: Place::find(job) }))
+    Ok(Some(Wanted { request, site: Arc::new(site), stacks, builder, place }))
 }
 
 /// The request in the job's environment. Not by spank_getenv(3), whose code for 'not set' differs by release.

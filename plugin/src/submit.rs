@@ -4,9 +4,9 @@
 use std::env;
 use std::ffi::OsStr;
 
-use grus_core::options::Spec;
+use grus_core::options::{variables, Spec};
 use grus_core::path::AbsPath;
-use grus_core::request::{Request, VARIABLE};
+use grus_core::request::{Components, Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
 use slurm_spank::SpankHandle;
@@ -32,11 +32,12 @@ pub enum Role {
     Job,
 }
 
-/// A submitting program: what its components have published so far.
+/// A submitting program: what its components have asked for so far.
 #[derive(Debug, Default)]
 pub struct Submit {
-    /// Request of the heterogeneous job's first component; None before it. Empty: no container.
-    first: Option<String>,
+    components: Components,
+    /// What variables of the environment ask for, once they are read.
+    variables: Option<Request>,
 }
 
 impl Submit {
@@ -49,25 +50,26 @@ impl Submit {
 
     fn publish(&mut self, role: Role, spank: &SpankHandle) -> Result<(), Refusal> {
         let typed = abi::typed();
+        let variables = match &self.variables {
+            Some(read) => read.clone(),
+            None => self.variables.insert(variables(role)?).clone(),
+        };
         let inherited = match role {
             Role::Step => inherited(spank)?,
             Role::Job => None,
         };
         forget(role, &typed, spank);
-        let text = match (typed.as_slice(), &inherited) {
-            ([], None) => refuse_slurms_own_option().map(|()| String::new())?,
-            _ => prepare(role, &typed, inherited, spank)?,
+        let silent = typed.is_empty() && variables == Request::default() && inherited.is_none();
+        let request = match silent {
+            true => refuse_slurms_own_option().map(|()| Request::default())?,
+            false => prepare(role, &typed, variables, inherited, spank)?,
         };
-        // One environment serves all components of a heterogeneous srun, so they cannot differ.
-        match &self.first {
-            Some(first) if *first != text => {
-                return Err(Refusal::user(
-                    "the components of a heterogeneous job ask for different containers",
-                )
-                .hint("give every component the same container options, or start one srun for each"));
-            }
-            _ => self.first = Some(text.clone()),
+        self.components.push(request);
+        if !self.components.alike() {
+            let line = env::args_os().map(|word| word.to_string_lossy().into_owned());
+            refuse_to_differ(role, line)?;
         }
+        let text = self.components.encode()?;
         if text.is_empty() {
             return Ok(());
         }
@@ -83,24 +85,52 @@ impl Submit {
     }
 }
 
-/// The request with its image found, as text; empty if no container is wanted.
+/// What the environment asks for. A job takes the variables in, so that its steps do not meet them again: there they
+/// would override what the job's command line had overridden. A script may set them anew.
+fn variables(role: Role) -> Result<Request, Refusal> {
+    let read = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let request = typed::from_variables(read, &directory()?)?;
+    if role == Role::Job {
+        variables::all().iter().for_each(|name| env::remove_var(name));
+    }
+    Ok(request)
+}
+
+/// Components that differ: the steps of a job cannot know which of its components they run in when they are
+/// submitted, and a step's components have the numbers of the job's only where they are not chosen.
+fn refuse_to_differ(role: Role, mut line: impl Iterator<Item = String>) -> Result<(), Refusal> {
+    let different = "the components of a heterogeneous job ask for different containers";
+    match role {
+        Role::Job => Err(Refusal::user(different)
+            .hint("give all the same container options here, and others to the components of each srun")),
+        Role::Step if line.any(|word| word.starts_with("--het") || word.starts_with("--pack")) => {
+            Err(Refusal::user(format!("{different}, and --het-group is in use"))
+                .hint("leave --het-group out, or start one srun for each"))
+        }
+        Role::Step => Ok(()),
+    }
+}
+
+/// The request with its image found; `Request::default` if no container is wanted.
 fn prepare(
     role: Role,
     typed: &[(&'static Spec, String)],
+    variables: Request,
     inherited: Option<Request>,
     spank: &SpankHandle,
-) -> Result<String, Refusal> {
-    let own = typed::request(typed.iter().map(|(spec, value)| (*spec, value.as_str())), &directory()?)?;
-    let mut request = own.over(inherited.unwrap_or_default());
-    let pointless = request.pointless();
-    if !pointless.is_empty() {
+) -> Result<Request, Refusal> {
+    let line = typed::request(typed.iter().map(|(spec, value)| (*spec, value.as_str())), &directory()?)?;
+    let pointless = line.pointless();
+    let mut request = line.over(variables).over(inherited.unwrap_or_default());
+    // Variables may be set once and for all, for whichever jobs have an image.
+    if !pointless.is_empty() && !request.pointless().is_empty() {
         say::note(&format!("without --container-image these have no effect: --{}", pointless.join(", --")));
     }
     if request.image.is_none() {
         refuse_slurms_own_option()?;
     }
     if !request.wants_container() {
-        return Ok(String::new());
+        return Ok(Request::default());
     }
     let arguments = spank.plugin_argv().map_err(|error| Refusal::site(error.to_string()))?;
     let site = settings::site(&arguments)?;
@@ -117,8 +147,7 @@ fn prepare(
             mpi::shown(&request)
         ));
     }
-    // One that does not fit beside many mounts is left to the nodes.
-    request.encode().or_else(|_| Request { ruling: None, ..request }.encode())
+    Ok(request)
 }
 
 /// `--container=IMAGE` is Slurm's own option: without an oci.conf it does nothing, and the job would run on the
@@ -189,6 +218,18 @@ pub fn refuse(refusal: &Refusal) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn components_of_a_step_may_differ_where_their_numbers_are_known() {
+        let line =
+            |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>().into_iter();
+        assert!(refuse_to_differ(Role::Step, line(&["srun", "-n1", "a", ":", "b"])).is_ok());
+        for chosen in ["--het-group=1", "--het-g", "--pack-group=0"] {
+            let refusal = refuse_to_differ(Role::Step, line(&["srun", chosen, "a"])).expect_err("chosen");
+            assert!(refusal.what.contains("--het-group"), "{refusal}");
+        }
+        assert!(refuse_to_differ(Role::Job, line(&["sbatch"])).is_err());
+    }
 
     #[test]
     fn option_variables_are_named_as_slurm_names_them() {

@@ -3,7 +3,10 @@
 //! sbatch hands over the `#SBATCH` lines first and its command line after them, with nothing to tell them apart,
 //! so the rule is that of Slurm's own options: the later value replaces the earlier one. Mounts and volatile
 //! directories add up.
+//!
+//! Variables of the environment come before both: an option of the command line replaces its variable, lists too.
 
+use grus_core::options::variables::{self, Given};
 use grus_core::options::Spec;
 use grus_core::path::AbsPath;
 use grus_core::request::Request;
@@ -23,6 +26,17 @@ pub fn request<'a>(
             one.set(spec.opt, value, cwd)?;
             request = one.over(request);
         }
+    }
+    Ok(request)
+}
+
+/// The request that the environment makes. What is wrong is refused by the variable's name.
+pub fn from_variables(read: impl Fn(&str) -> Option<String>, cwd: &AbsPath) -> Result<Request, Refusal> {
+    let mut request = Request::default();
+    for Given { spec, value, variable } in variables::given(read)? {
+        request
+            .set(spec.opt, &value, cwd)
+            .map_err(|refusal| Refusal { what: format!("{variable}: {}", refusal.what), ..refusal })?;
     }
     Ok(request)
 }
@@ -55,6 +69,27 @@ mod tests {
                 .expect("good");
         assert_eq!((request.mounts.len(), request.volatile.len(), request.batch), (2, 1, Some(true)));
         assert!(request.wants_container());
+    }
+
+    #[test]
+    fn variables_give_way_to_the_command_line() {
+        let cwd = AbsPath::parse("/work").expect("static");
+        let read = |name: &str| match name {
+            "GRUS_CONTAINER_IMAGE" => Some("a".to_owned()),
+            "PYXIS_CONTAINER_MOUNTS" => Some("/v:/w".to_owned()),
+            "GRUS_CONTAINER_MOUNT_HOME" => Some("1".to_owned()),
+            _ => None,
+        };
+        let variables = from_variables(read, &cwd).expect("good");
+        assert!(variables.wants_container());
+        let line = typed(&["mount=/a", "no-container-mount-home"]).expect("good");
+        let both = line.over(variables.clone());
+        assert_eq!((both.mounts.len(), both.mounts[0].destination.as_str()), (1, "/a"));
+        assert_eq!((both.image.is_some(), both.mount_home), (true, Some(false)));
+        assert!(!typed(&["container-image=none"]).expect("good").over(variables).wants_container());
+        let wrong = |name: &str| (name == "PYXIS_CONTAINER_UNSHARE").then(|| "pid".to_owned());
+        let refusal = from_variables(wrong, &cwd).expect_err("not known");
+        assert_eq!(refusal.what, "PYXIS_CONTAINER_UNSHARE: --container-unshare=pid is not known");
     }
 
     #[test]

@@ -17,6 +17,8 @@ crate::tests![
     the_images_working_directory_is_used_where_the_jobs_is_not_mounted,
     the_sites_rules_apply_last,
     the_request_is_not_visible_to_ranks,
+    variables_are_kept_and_set_by_name,
+    it_is_the_same_under_srun_and_sbatch,
 ];
 
 fn the_images_environment_is_set(lab: &Lab) {
@@ -110,4 +112,43 @@ fn the_request_is_not_visible_to_ranks(lab: &Lab) {
     let image = format!("--container-image={}", lab.system_image("busybox"));
     let run = lab.srun(&[&image, "env"]).run().success();
     let _ = run.stdout_lacks("SLURM_GRUS_REQUEST");
+}
+
+fn variables_are_kept_and_set_by_name(lab: &Lab) {
+    let image = format!("--container-image={}", lab.system_image("busybox"));
+    let script = "echo [$IMAGE_NAME] [$SPACED] [$LD_LIBRARY_PATH] [$A] [$LISTED] [$PATH]";
+    let asked =
+        ["--container-env=IMAGE_NAME,LD_LIBRARY_PATH,NOT_SET", "--container-env=A=b c,\"LISTED=1,2\""];
+    let run = lab.srun(&[&image]).args(asked).args(["sh", "-c", script]);
+    let run = run.env("IMAGE_NAME", "mine").env("LD_LIBRARY_PATH", "/my/lib").env("SPACED", "mine").run();
+    let _ = run.success().stdout_is("[mine] [two words] [/my/lib] [b c] [1,2] [/opt/tools:/usr/bin:/bin]");
+    // It has the last word, also over the site.
+    lab.with_site("environment.set = { A = 'the site', B = 'the site' }\n", || {
+        let run = lab.srun(&[&image, "--container-env=A=mine", "sh", "-c", "echo $A $B"]).run().success();
+        let _ = run.stdout_is("mine the site");
+    });
+}
+
+fn it_is_the_same_under_srun_and_sbatch(lab: &Lab) {
+    let image = lab.system_image("busybox");
+    // What names the job and its step differs, and what sbatch itself adds for its script.
+    let script = "env | grep -v -E '^(SLURM|SRUN|SBATCH|_=|SHLVL|PWD|OLDPWD|TMPDIR)' | sort";
+    let variables = [("MINE", "1"), ("LANG", "C.UTF-8"), ("LD_PRELOAD_MINE", "x"), ("SPACED", "the host's")];
+    let leaking = [("LD_LIBRARY_PATH", "/opt/lib"), ("PYTHONPATH", "/opt/py"), ("PERL5LIB", "/opt/perl")];
+    let with = |cmd: grus_tests::Cmd| variables.iter().chain(&leaking).fold(cmd, |cmd, (n, v)| cmd.env(n, v));
+    let option = format!("--container-image={image}");
+    let step = with(lab.srun(&[&option, "sh", "-c", script])).run().success();
+    for more in ["", "#SBATCH --container-batch\n"] {
+        let line = if more.is_empty() { format!("srun sh -c \"{script}\"") } else { script.to_owned() };
+        let batch = format!("#!/bin/sh\n#SBATCH {option}\n{more}{line}\n");
+        let sbatch = with(lab.user("sbatch")).args(["--parsable", "--output=batch-%j.out"]).stdin(batch);
+        let end = lab.submitted(&sbatch.run().success()).wait(std::time::Duration::from_secs(60)).completed();
+        let lines = |text: &str| -> Vec<String> {
+            let kept = |line: &&str| !line.starts_with("ENVIRONMENT=") && line.contains('=');
+            text.lines().filter(kept).map(str::to_owned).collect()
+        };
+        assert_eq!(lines(&end.output), lines(&step.stdout), "{more}{end:#?}");
+    }
+    let _ =
+        step.stdout_lacks("/opt/lib").stdout_lacks("/opt/py").stdout_lacks("/opt/perl").stdout_has("MINE=1");
 }

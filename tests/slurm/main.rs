@@ -6,8 +6,10 @@
 
 mod batch;
 mod cluster;
+mod entrypoint;
 mod environment;
 mod failures;
+mod hetero;
 mod identity;
 mod kinds;
 mod lab;
@@ -15,12 +17,15 @@ mod leaks;
 mod mount_types;
 mod mounts;
 mod mpi;
+mod namespaces;
 mod options;
 mod plugin;
 mod pull;
+mod remapped;
 mod swap;
 mod tasks;
 mod torture;
+mod variables;
 mod ways;
 
 use std::process::ExitCode;
@@ -49,7 +54,12 @@ const AREAS: &[(&str, &[Test])] = &[
     ("mounts", mounts::TESTS),
     ("mount_types", mount_types::TESTS),
     ("identity", identity::TESTS),
+    ("remapped", remapped::TESTS),
+    ("namespaces", namespaces::TESTS),
     ("environment", environment::TESTS),
+    ("variables", variables::TESTS),
+    ("entrypoint", entrypoint::TESTS),
+    ("hetero", hetero::TESTS),
     ("tasks", tasks::TESTS),
     ("batch", batch::TESTS),
     ("options", options::TESTS),

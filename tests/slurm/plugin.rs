@@ -15,8 +15,6 @@ crate::tests![
     the_command_line_replaces_the_scripts_image,
     mounts_of_script_and_command_line_add_up,
     a_job_submitted_from_a_job_does_not_inherit,
-    components_of_a_heterogeneous_step_share_a_container,
-    components_of_a_heterogeneous_step_cannot_differ,
     options_without_an_image_warn_and_run,
     none_without_a_job_runs_on_the_host,
     a_left_over_request_is_forgotten,
@@ -69,22 +67,6 @@ fn a_job_submitted_from_a_job_does_not_inherit(lab: &Lab) {
     let inner = format!("sbatch --wait --output=inner.out --wrap 'srun sh -c \"{WHERE}\"'; cat inner.out");
     let end = lab.sbatch(&[], &script(lab, "", &inner)).wait(LIMIT).completed();
     let _ = end.output_has("host\n").output_lacks("busybox");
-}
-
-fn components_of_a_heterogeneous_step_share_a_container(lab: &Lab) {
-    let image = image(lab, "busybox");
-    let one = ["-n1", &image, "sh", "-c", WHERE];
-    let run = lab.srun(&one).arg(":").args(one).run().success();
-    let _ = run.stdout_is("host busybox\nhost busybox");
-}
-
-fn components_of_a_heterogeneous_step_cannot_differ(lab: &Lab) {
-    let dir = lab.fresh_dir("het");
-    let mark = format!("touch {}/ran-$SLURM_PROCID", dir.display());
-    let run = lab.srun(&["-n1", &image(lab, "busybox"), "sh", "-c", &mark]);
-    let run = run.args([":", "-n1", "sh", "-c", &mark]).run().failure();
-    let _ = run.stderr_has("grus: the components of a heterogeneous job").stderr_has("hint: ");
-    assert_eq!(std::fs::read_dir(dir).expect("a fresh directory").count(), 0, "a rank ran");
 }
 
 fn options_without_an_image_warn_and_run(lab: &Lab) {

@@ -28,6 +28,7 @@ pub const NAMES: &[&str] = &[
     "musl",
     "no-passwd",
     "tmp-link",
+    "entry",
     "other-arch",
     "torture",
     "debian",

@@ -227,8 +227,11 @@ pub const TABLE: &[Spec] = &[
         repeatable: false,
         usage: "show the user as root (uid 0) in the container (default: the site's choice, normally not)",
         text: "The tasks run in a user namespace in which the user is root, for programs that insist on it, such as \
-               package managers. No right is gained. Changes of owner and of identity to other users appear to \
-               succeed and do nothing.",
+               package managers. No right is gained: files are opened and made with the user's own id, mounts, \
+               network and host name are the node's, and setuid programs stay inert. Changes of owner and of \
+               identity appear to succeed and do nothing. Files of the image that belong to root or others are \
+               shown as nobody's; what the user's groups may do stays as it is. It is refused on nodes that give \
+               users no user namespaces. PMIx does not know the remapped user; --mpi=pmi2 does.",
     },
     Spec {
         opt: Opt::NoRemapRoot,
@@ -244,7 +247,9 @@ pub const TABLE: &[Spec] = &[
         value: None,
         repeatable: false,
         usage: "start each task through the image's ENTRYPOINT, as Docker does (default: the site's choice, normally not)",
-        text: "Each task runs the image's ENTRYPOINT with the command as its arguments, as 'docker run' does.",
+        text: "Each task runs the image's ENTRYPOINT with the command as its arguments, as 'docker run' does. An \
+               ENTRYPOINT that is no absolute path is looked up in the container's PATH. Before Slurm 23.11, the \
+               site's TaskProlog and 'srun --task-prolog' are left out for such tasks.",
     },
     Spec {
         opt: Opt::NoEntrypoint,
@@ -270,8 +275,10 @@ pub const TABLE: &[Spec] = &[
         repeatable: false,
         usage: "give the container namespaces of its own: net (no network but loopback), ipc, uts",
         text: "The tasks of a node share these new namespaces: 'net' has a loopback device only, 'ipc' its own System \
-               V IPC and POSIX message queues, 'uts' its own host name. MPI between nodes does not work without \
-               the network.",
+               V IPC and POSIX message queues (/dev/shm stays the node's), 'uts' a host name of its own, which is \
+               the node's and does not follow when that changes. They belong to the node: no task can change them. \
+               Without the network MPI between nodes does not work, nor does --mpi=pmix; --mpi=pmi2 on one node \
+               does.",
     },
     Spec {
         opt: Opt::Slurm,

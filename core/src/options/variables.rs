@@ -47,8 +47,19 @@ pub fn all() -> Vec<String> {
     TABLE.iter().flat_map(variables).collect()
 }
 
-/// The options that the environment gives, in the order of the table, with their values.
-pub fn given(read: impl Fn(&str) -> Option<String>) -> Result<Vec<(&'static Spec, String)>, Refusal> {
+/// An option that the environment gives.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Which one.
+    pub spec: &'static Spec,
+    /// Its value; empty for a flag.
+    pub value: String,
+    /// The variable that gave it.
+    pub variable: String,
+}
+
+/// The options that the environment gives, in the order of the table.
+pub fn given(read: impl Fn(&str) -> Option<String>) -> Result<Vec<Given>, Refusal> {
     let mut given = vec![];
     for spec in TABLE {
         let said = |name: String| Some((read(&name).filter(|value| !value.is_empty())?, name));
@@ -60,8 +71,12 @@ pub fn given(read: impl Fn(&str) -> Option<String>) -> Result<Vec<(&'static Spec
         }
         let Some((value, name)) = values.pop() else { continue };
         match spec.value {
-            Some(_) => given.push((spec, value)),
-            None => given.extend(flag(spec, &name, &value)?.map(|spec| (spec, String::new()))),
+            Some(_) => given.push(Given { spec, value, variable: name }),
+            None => given.extend(flag(spec, &name, &value)?.map(|spec| Given {
+                spec,
+                value: String::new(),
+                variable: name.clone(),
+            })),
         }
     }
     Ok(given)
@@ -83,7 +98,7 @@ mod tests {
 
     fn said(pairs: &[(&str, &str)]) -> Result<Vec<(&'static str, String)>, Refusal> {
         let read = |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
-        Ok(given(read)?.into_iter().map(|(spec, value)| (spec.name, value)).collect())
+        Ok(given(read)?.into_iter().map(|given| (given.spec.name, given.value)).collect())
     }
 
     #[test]

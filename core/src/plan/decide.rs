@@ -2,6 +2,7 @@
 
 use super::binds::wanted;
 use super::draft::Draft;
+use super::tasks::{entrypoint, network_warnings, remaps_root};
 use super::{Host, How, Job, LaunchPlan, Rootfs};
 use crate::environment;
 use crate::identity::{group, passwd, MAX_DATABASE};
@@ -46,9 +47,12 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         draft.mount(mount)?;
     }
     let swap = draft.stack(launch)?;
-    draft.text("/etc/passwd", MAX_DATABASE, |image| Some(passwd(image, &launch.job.user).into_bytes()))?;
-    draft.text("/etc/group", MAX_DATABASE, |image| Some(group(image, &launch.job.user).into_bytes()))?;
+    let (user, remap_root) = (&launch.job.user, remaps_root(launch));
+    draft.text("/etc/passwd", MAX_DATABASE, |image| Some(passwd(image, user, remap_root).into_bytes()))?;
+    draft.text("/etc/group", MAX_DATABASE, |image| Some(group(image, user, remap_root).into_bytes()))?;
     let workdir = draft.workdir(launch)?;
+    let entrypoint = entrypoint(launch, &draft)?;
+    draft.warnings.extend(network_warnings(launch));
     draft.mounts.sort_by_key(|op| op.destination().depth());
     Ok(LaunchPlan {
         image: launch.image.clone(),
@@ -64,6 +68,9 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
             &launch.request.env,
         ),
         workdir,
+        remap_root,
+        namespaces: launch.request.namespaces.unwrap_or_default(),
+        entrypoint,
         stack: swap.map(|swap| swap.stack.clone()),
         check: swap.filter(|_| launch.site.mpi.verify).and_then(|swap| swap.check.clone()),
         warnings: draft.warnings,

@@ -12,6 +12,7 @@ mod facts;
 mod resolve;
 mod show;
 mod stack;
+mod tasks;
 
 pub use decide::{decide, Launch};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
@@ -20,6 +21,7 @@ pub use resolve::exists;
 use crate::environment::Edits;
 use crate::mount::{Size, Tmpfs};
 use crate::path::AbsPath;
+use crate::request::Unshare;
 use crate::swap::Check;
 
 /// Everything one node does to start a step's container.
@@ -39,6 +41,12 @@ pub struct LaunchPlan {
     pub environment: Edits,
     /// Where tasks start, if not in the job's working directory.
     pub workdir: Option<AbsPath>,
+    /// Whether tasks are shown as root, by a user namespace.
+    pub remap_root: bool,
+    /// Namespaces of the container's own.
+    pub namespaces: Unshare,
+    /// What each task's command becomes the arguments of; empty: nothing.
+    pub entrypoint: Vec<String>,
     /// The host's MPI stack of which libraries are swapped in.
     pub stack: Option<String>,
     /// What the image's loader must say before tasks start, where libraries of the host are swapped in.

@@ -26,6 +26,16 @@ impl fmt::Display for LaunchPlan {
         if let Some(dir) = &self.workdir {
             writeln!(f, "workdir   {dir}")?;
         }
+        if self.remap_root {
+            writeln!(f, "identity  root, in a user namespace")?;
+        }
+        let namespaces = self.namespaces.names();
+        if !namespaces.is_empty() {
+            writeln!(f, "own       {}", namespaces.join(","))?;
+        }
+        if !self.entrypoint.is_empty() {
+            writeln!(f, "entry     {}", printable(&self.entrypoint.join(" ")))?;
+        }
         if let Some(stack) = &self.stack {
             writeln!(f, "stack     {}", printable(stack))?;
         }

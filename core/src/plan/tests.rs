@@ -13,6 +13,8 @@ use crate::request::Request;
 use crate::site::Site;
 use crate::swap::{Check, Extent, ExtraBind, Swap};
 
+mod tasks;
+
 /// An image's tree: path to entry, and contents of files.
 #[derive(Default)]
 struct Tree {

@@ -4,6 +4,7 @@
 //! [`Request::encode`]. slurmstepd reads it back with [`Request::decode`], which trusts nothing: every type
 //! in it checks itself.
 
+mod components;
 mod parse;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ use crate::path::AbsPath;
 use crate::reference::Reference;
 use crate::refusal::{printable, Refusal};
 use crate::swap::{Mode, Ruling};
+
+pub use components::Components;
 
 /// Largest encoded request in bytes. One environment string may be 128 KiB (execve(2)).
 pub const MAX_ENCODED: usize = 96 << 10;
@@ -56,6 +59,14 @@ pub struct Unshare {
     pub ipc: bool,
     /// Host name.
     pub uts: bool,
+}
+
+impl Unshare {
+    /// The words for them, as `--container-unshare` has them.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = [(self.net, "net"), (self.ipc, "ipc"), (self.uts, "uts")];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
+    }
 }
 
 /// When an image is pulled at submission (D11).
@@ -115,7 +126,7 @@ pub struct Request {
     pub entrypoint: Option<bool>,
     /// `--container-unshare`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unshare: Option<Unshare>,
+    pub namespaces: Option<Unshare>,
     /// `--[no-]container-slurm`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slurm: Option<bool>,
@@ -172,7 +183,7 @@ impl Request {
             Opt::Entrypoint => set_flag(&mut self.entrypoint, true, [Opt::Entrypoint, Opt::NoEntrypoint]),
             Opt::NoEntrypoint => set_flag(&mut self.entrypoint, false, [Opt::Entrypoint, Opt::NoEntrypoint]),
             Opt::EntrypointLog => Ok(()),
-            Opt::Unshare => set_once(&mut self.unshare, parse::unshare(value)?, opt),
+            Opt::Unshare => set_once(&mut self.namespaces, parse::namespaces(value)?, opt),
             Opt::Slurm => set_flag(&mut self.slurm, true, [Opt::Slurm, Opt::NoSlurm]),
             Opt::NoSlurm => set_flag(&mut self.slurm, false, [Opt::Slurm, Opt::NoSlurm]),
             Opt::Pull => set_once(&mut self.pull, parse::pull(value)?, opt),
@@ -216,7 +227,7 @@ impl Request {
             save: self.save.or(job.save),
             remap_root: self.remap_root.or(job.remap_root),
             entrypoint: self.entrypoint.or(job.entrypoint),
-            unshare: self.unshare.or(job.unshare),
+            namespaces: self.namespaces.or(job.namespaces),
             slurm: self.slurm.or(job.slurm),
             pull: self.pull.or(job.pull),
             batch: self.batch.or(job.batch),
@@ -243,7 +254,7 @@ impl Request {
             (self.save.is_some(), Opt::Save),
             (self.remap_root == Some(true), Opt::RemapRoot),
             (self.entrypoint == Some(true), Opt::Entrypoint),
-            (self.unshare.is_some(), Opt::Unshare),
+            (self.namespaces.is_some(), Opt::Unshare),
             (self.slurm == Some(true), Opt::Slurm),
             (self.pull.is_some(), Opt::Pull),
             (self.batch.is_some(), Opt::Batch),
@@ -268,21 +279,27 @@ impl Request {
 
     /// Reads back what travelled, as hostile text.
     pub fn decode(text: &str) -> Result<Self, Refusal> {
-        let bad = |why: String| {
-            Refusal::user(format!("{VARIABLE} does not hold container options: {}", printable(&why)))
-                .hint("do not set this variable by hand; use the options of srun and sbatch")
-        };
         if text.len() > MAX_ENCODED {
-            return Err(bad(format!("it is longer than {MAX_ENCODED} bytes")));
+            return Err(malformed(&format!("it is longer than {MAX_ENCODED} bytes")));
         }
-        let request: Self = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
-        if request.mounts.len() > MAX_MOUNTS || request.volatile.len() > MAX_MOUNTS {
-            return Err(bad(format!("more than {MAX_MOUNTS} mounts")));
-        }
-        check_number(&request.mounts)?;
-        request.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(bad)?;
-        Ok(request)
+        let request: Self = serde_json::from_str(text).map_err(|e| malformed(&e.to_string()))?;
+        request.checked()
     }
+
+    /// What the types do not check by themselves.
+    fn checked(self) -> Result<Self, Refusal> {
+        if self.mounts.len() > MAX_MOUNTS || self.volatile.len() > MAX_MOUNTS {
+            return Err(malformed(&format!("more than {MAX_MOUNTS} mounts")));
+        }
+        check_number(&self.mounts)?;
+        self.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(|why| malformed(&why))?;
+        Ok(self)
+    }
+}
+
+fn malformed(why: &str) -> Refusal {
+    Refusal::user(format!("{VARIABLE} does not hold container options: {}", printable(why)))
+        .hint("do not set this variable by hand; use the options of srun and sbatch")
 }
 
 const WORKDIR_FLAGS: [Opt; 2] = [Opt::MountWorkdir, Opt::NoMountWorkdir];

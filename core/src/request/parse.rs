@@ -132,18 +132,18 @@ pub(super) fn variables(value: &str) -> Result<Vec<(String, Option<String>)>, Re
 }
 
 /// `net,ipc,uts`.
-pub(super) fn unshare(value: &str) -> Result<Unshare, Refusal> {
-    let mut unshare = Unshare::default();
+pub(super) fn namespaces(value: &str) -> Result<Unshare, Refusal> {
+    let mut namespaces = Unshare::default();
     for word in value.split(',') {
         *match word {
-            "net" => &mut unshare.net,
-            "ipc" => &mut unshare.ipc,
-            "uts" => &mut unshare.uts,
+            "net" => &mut namespaces.net,
+            "ipc" => &mut namespaces.ipc,
+            "uts" => &mut namespaces.uts,
             other => {
                 return Err(Refusal::user(format!("--container-unshare={} is not known", printable(other)))
                     .hint("use net, ipc and uts, with commas between"))
             }
         } = true;
     }
-    Ok(unshare)
+    Ok(namespaces)
 }

@@ -19,6 +19,7 @@ use crate::command::Cmd;
 /// `static`: one static binary and nothing else, no shell, no directory but its own;
 /// `no-passwd`: busybox without `/etc`, `/tmp`, `/proc` or any other directory a runtime mounts on;
 /// `tmp-link`: busybox with `/tmp`, `/etc/passwd`, `/var/run` as symbolic links, some absolute, some hostile;
+/// `entry`: `busybox` with an ENTRYPOINT that is found in PATH, says its arguments and runs them;
 /// `other-arch`: busybox that says it is for s390x.
 pub fn make(name: &str, dir: &Path) -> Result<()> {
     let mut layout = Layout::create(dir)?;
@@ -27,6 +28,14 @@ pub fn make(name: &str, dir: &Path) -> Result<()> {
         match name {
             "busybox" | "other-arch" => busybox(&mut layer, true)?,
             "musl" => musl(&mut layer, &dir.with_extension("program"))?,
+            "entry" => {
+                busybox(&mut layer, true)?;
+                layer.file(
+                    "opt/tools/entry",
+                    0o755,
+                    b"#!/bin/sh\necho entry: \"$@\"\nshift\nexec \"$@\"\n",
+                )?;
+            }
             "static" => layer.file("app/busybox", 0o755, &fs::read("/bin/busybox")?)?,
             "no-passwd" => busybox(&mut layer, false)?,
             "tmp-link" => linked(&mut layer)?,
@@ -37,6 +46,7 @@ pub fn make(name: &str, dir: &Path) -> Result<()> {
     let architecture = if name == "other-arch" { "s390x" } else { "amd64" };
     let config = match name {
         "static" => json!({"Entrypoint": ["/app/busybox"]}),
+        "entry" => json!({"Env": ["PATH=/opt/tools:/usr/bin:/bin"], "Entrypoint": ["entry", "--"]}),
         "busybox" => json!({
             "Env": ["PATH=/opt/tools:/usr/bin:/bin", "IMAGE_NAME=busybox", "EMPTY=", "SPACED=two words"],
             "Cmd": ["/bin/sh"],
