@@ -27,6 +27,7 @@ mod rootfs;
 mod ruling;
 pub mod rulings;
 pub mod site;
+mod skeleton;
 mod sources;
 mod sys;
 mod timing;

@@ -245,14 +245,18 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds `at` and the directories above it to the skeleton.
+    /// Adds `at` and the directories above it to the skeleton. Nothing goes below a link, or in the place of what
+    /// is there already: a swap is a user's word, and links lead out of the skeleton.
     pub fn make(&mut self, at: &AbsPath, make: Make) -> Result<(), Refusal> {
         let new = |path: &AbsPath, make, mode| Made { path: path.clone(), make, mode, uid: 0, gid: 0 };
         let mut above = at.parent();
         while let Some(dir) = above {
             above = dir.parent();
-            if self.skeleton.contains_key(&dir) {
-                continue;
+            match self.skeleton.get(&dir) {
+                // All above it is there, too.
+                Some(made) if made.make == Make::Directory => break,
+                Some(_) => return Err(crossing(at, &dir)),
+                None => {}
             }
             let made = match self.rootfs.entry(&dir)? {
                 Some(e) => Made { mode: e.mode, uid: e.uid, gid: e.gid, ..new(&dir, Make::Directory, 0) },
@@ -261,8 +265,14 @@ impl Draft<'_> {
             self.skeleton.insert(dir, made);
         }
         let mode = if make == Make::Directory { 0o755 } else { 0o644 };
-        self.skeleton.insert(at.clone(), new(at, make, mode));
-        Ok(())
+        let made = new(at, make, mode);
+        match self.skeleton.get(at) {
+            Some(there) if there.make != made.make => Err(crossing(at, at)),
+            _ => {
+                self.skeleton.insert(at.clone(), made);
+                Ok(())
+            }
+        }
     }
 }
 
