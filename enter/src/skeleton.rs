@@ -77,3 +77,32 @@ fn own(dir: &OwnedFd, name: impl Arg + Copy, made: &Made, always: bool) -> Calle
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_made_through_a_link() {
+        let (inside, outside) = (tempfile::tempdir().expect("tmp"), tempfile::tempdir().expect("tmp"));
+        let dir = rustix::fs::open(inside.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+        let mut skeleton = Skeleton::new(dir.expect("a directory"));
+        let path = |text: &str| AbsPath::parse(text).expect("static");
+        let made = |at, make| Made { path: path(at), make, mode: 0o755, uid: 0, gid: 0 };
+        let away = Make::Link(path(&outside.path().to_string_lossy()));
+        for (at, make, fits) in [
+            ("/a", Make::Directory, true),
+            ("/a/b", away.clone(), true),
+            ("/a/c", Make::File, true),
+            ("/a/b/c", Make::Directory, false),
+            ("/a/b/c", Make::File, false),
+            ("/a/b/c", away, false),
+            ("/a/d", Make::Directory, true),
+        ] {
+            let done = skeleton.make(&made(at, make));
+            assert_eq!(done.is_ok(), fits, "{at}: {done:?}");
+        }
+        assert_eq!(std::fs::read_dir(outside.path()).expect("tmp").count(), 0);
+        assert_eq!(std::fs::read_dir(inside.path().join("a")).expect("tmp").count(), 3);
+    }
+}

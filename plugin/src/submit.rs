@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 
 use grus_core::options::Spec;
 use grus_core::path::AbsPath;
-use grus_core::request::{Request, VARIABLE};
+use grus_core::request::{Image, Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
 use slurm_spank::SpankHandle;
@@ -114,7 +114,7 @@ fn prepare(
     if role == Role::Job && stays_on_host(&request, &site) {
         say::note(&format!(
             "the batch script runs on the host, each srun in it in {} (--container-batch: the script too)",
-            mpi::shown(&request)
+            request.image.as_ref().map_or_else(|| "its container".into(), Image::shown)
         ));
     }
     // One that does not fit beside many mounts is left to the nodes.

@@ -77,13 +77,19 @@ impl Draft<'_> {
         limit: usize,
         make: impl Fn(&[u8]) -> Option<Vec<u8>>,
     ) -> Result<(), Refusal> {
-        let path = AbsPath::parse(path)?;
-        let Located { path: at, .. } = locate(self.rootfs, &path)?;
+        let Located { path: at, .. } = locate(self.rootfs, &AbsPath::parse(path)?)?;
         if self.around(&at).is_some() {
             return Ok(());
         }
         let image = self.rootfs.read(&at, limit)?.unwrap_or_default();
-        if let Some(content) = make(&image) {
+        make(&image).map_or(Ok(()), |content| self.finished(path, content))
+    }
+
+    /// The same without a look at the image's file.
+    pub fn finished(&mut self, path: &str, content: Vec<u8>) -> Result<(), Refusal> {
+        let path = AbsPath::parse(path)?;
+        let Located { path: at, .. } = locate(self.rootfs, &path)?;
+        if self.around(&at).is_none() {
             let destination = self.place(&path, false)?;
             self.mounts.push(Op::Text { destination, content });
         }
@@ -297,6 +303,14 @@ fn no_source(mount: &Mount, reason: &str) -> Refusal {
         mount.destination
     ))
     .hint(hint)
+}
+
+fn crossing(at: &AbsPath, link: &AbsPath) -> Refusal {
+    let what = match at == link {
+        true => format!("{at} would be a link to a library of the host and something else"),
+        false => format!("{at} would lead through {link}, which is a link to a library of the host"),
+    };
+    Refusal::user(what).hint("choose another destination, or pass --container-mpi=image")
 }
 
 fn mismatch(path: &AbsPath, why: &str) -> Refusal {

@@ -10,12 +10,14 @@ mod decide;
 mod draft;
 mod facts;
 mod resolve;
+mod seen;
 mod show;
 mod stack;
 
 pub use decide::{decide, Launch};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
 pub use resolve::exists;
+pub use seen::Seen;
 
 use crate::environment::Edits;
 use crate::mount::{Size, Tmpfs};
