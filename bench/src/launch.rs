@@ -2,6 +2,7 @@
 //! whole steps by real Slurm with and without Grus.
 
 mod extras;
+mod first;
 mod setup;
 mod steps;
 
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use crate::figures::{print_load, rounded};
 
+pub use first::once as first_once;
 pub use setup::join_once;
 
 /// The image: small, so that the launch is measured and not its pages.
@@ -36,8 +38,8 @@ pub fn run() -> Result<()> {
 
     let setup = setup::measure(cluster.account(), &kernel, &users)?;
     println!("set-up on a node, us\n{setup}");
-    let swap = swap(&cluster)?;
-    println!("the same with a host's MPI swapped in, us\n{swap}");
+    let (swap, first) = swap(&cluster)?;
+    println!("the same with a host's MPI swapped in, us\n{swap}\n{first}");
     cluster.use_stacks(&[])?;
     let extras = extras::measure(&cluster, &kernel, &users)?;
     println!("the same with each option, us\n{extras}");
@@ -58,6 +60,8 @@ pub fn run() -> Result<()> {
         "pyxis_over_grus": pyxis,
         "swap_libraries": swap.libraries,
         "swap_extra_ms": rounded(swap.swapped.minus(&swap.plain).median() / 1e3, 2),
+        "swap_first_program_extra_ms": rounded(first.extra()[0].median() / 1e3, 2),
+        "swap_first_mpi_program_extra_ms": rounded(first.extra()[1].median() / 1e3, 2),
         "swap_verify_ms": rounded(swap.verify.median() / 1e3, 2),
         "options_extra_ms": extras.json(),
     });
@@ -67,7 +71,7 @@ pub fn run() -> Result<()> {
 }
 
 /// An image with Debian's MPICH on Intel MPI: the largest stack at hand.
-fn swap(cluster: &Cluster) -> Result<setup::Swap> {
+fn swap(cluster: &Cluster) -> Result<(setup::Swap, first::First)> {
     cluster.use_stacks(&["intel"])?;
     cluster.system_image(MPI_IMAGE)?;
     let image = cluster.system_file(MPI_IMAGE)?;
@@ -78,5 +82,8 @@ fn swap(cluster: &Cluster) -> Result<setup::Swap> {
         .args(["--for-launch", "host"])
         .run();
     let Some(Answer::Ruling(ruling)) = Answer::parse(asked.stdout.as_bytes()) else { bail!("{asked}") };
-    setup::swap(cluster.account(), &image, &cluster.site_file().with_file_name("stacks"), *ruling)
+    println!("the ruling: {} bytes", ruling.to_json().len());
+    let stacks = cluster.site_file().with_file_name("stacks");
+    let swap = setup::swap(cluster.account(), &image, &stacks, &ruling)?;
+    Ok((swap, first::measure(cluster.account(), &image, &stacks, &ruling)?))
 }

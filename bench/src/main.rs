@@ -15,8 +15,9 @@ fn main() -> ExitCode {
         ["launch"] => launch::run(),
         ["mpi", ref options @ ..] => mpi::run(options),
         ["pull", ref options @ ..] => pull::run(options),
-        // A process of its own for one measurement of `launch`.
+        // Processes of their own for one measurement of `launch`.
         ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
+        ["first", ref words @ ..] => launch::first_once(words),
         _ => Err(anyhow::anyhow!("usage: grus-bench launch\n       {}\n       {}", mpi::USAGE, pull::USAGE)),
     };
     match done {

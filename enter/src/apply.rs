@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use grus_core::plan::{Kind, LaunchPlan, Made, Make, Op};
+use grus_core::plan::{Kind, LaunchPlan, Op};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
@@ -13,7 +13,8 @@ use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, sta
 use crate::empty::Empty;
 use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::rootfs::{kind, relative};
+use crate::rootfs::kind;
+use crate::skeleton::Skeleton;
 use crate::sources::Sources;
 use crate::sys::{confine, unshare};
 use crate::timing::Clock;
@@ -178,10 +179,8 @@ fn root(plan: &LaunchPlan, image: OwnedFd, scratch: &Scratch) -> Called<OwnedFd>
     }
     let lower = new_dir(scratch.dir.as_fd(), c"image")?;
     attach(image.as_fd(), lower.as_fd(), plan.image.as_path())?;
-    let missing = new_dir(scratch.dir.as_fd(), c"missing")?;
-    for made in &plan.skeleton {
-        make(&missing, made)?;
-    }
+    let mut skeleton = Skeleton::new(new_dir(scratch.dir.as_fd(), c"missing")?);
+    plan.skeleton.iter().try_for_each(|made| skeleton.make(made))?;
     scratch.enter()?;
     // Two lower layers and no upper one: nothing can be written. No redirect or metacopy that an image might hold
     // is followed (overlayfs.rst, 'redirect_dir', 'metacopy').
@@ -196,38 +195,6 @@ fn root(plan: &LaunchPlan, image: OwnedFd, scratch: &Scratch) -> Called<OwnedFd>
     let overlay = new_mount("overlay", &options, IMAGE)?;
     attach(overlay.as_fd(), place.as_fd(), "/".as_ref())?;
     Ok(overlay)
-}
-
-/// Makes one missing mount point, exactly as planned: the umask is empty, owner and mode are set by themselves.
-fn make(missing: &OwnedFd, made: &Made) -> Called<()> {
-    let path = relative(&made.path);
-    let mode = Mode::from_raw_mode(made.mode & 0o7777);
-    let broken = |call: &str, e| Broken::new(format!("{call}({}, {mode:?})", made.path), e);
-    if made.path.depth() > 0 {
-        match &made.make {
-            Make::Directory => rustix::fs::mkdirat(missing, path, mode).map_err(|e| broken("mkdirat", e))?,
-            Make::File => {
-                let file = rustix::fs::FileType::RegularFile;
-                rustix::fs::mknodat(missing, path, file, mode, 0).map_err(|e| broken("mknodat", e))?;
-            }
-            Make::Link(target) => {
-                return rustix::fs::symlinkat(target.as_path(), missing, path)
-                    .map_err(|e| broken("symlinkat", e));
-            }
-        }
-    }
-    if (made.uid, made.gid) != (0, 0) {
-        let owner = Some(rustix::fs::Uid::from_raw(made.uid));
-        let group = Some(rustix::fs::Gid::from_raw(made.gid));
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(missing, path, owner, group, flags).map_err(|e| broken("fchownat", e))?;
-    }
-    // After the owner, since chown(2) clears set-id bits; and always for the root, which was there before.
-    if (made.uid, made.gid) != (0, 0) || made.path.depth() == 0 {
-        rustix::fs::chmodat(missing, path, mode, rustix::fs::AtFlags::empty())
-            .map_err(|e| broken("fchmodat", e))?;
-    }
-    Ok(())
 }
 
 /// Mounts `tree` on the operation's destination, found anew inside the rootfs whatever links lead there: nothing

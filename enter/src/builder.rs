@@ -43,7 +43,7 @@ pub struct Inputs {
     pub stacks: Option<PathBuf>,
     /// The job.
     pub job: Job,
-    /// The image file; opened as the user.
+    /// The image file that submission found; opened as the user.
     pub image: AbsPath,
     /// The user's id.
     pub uid: u32,
@@ -226,8 +226,7 @@ impl Shared {
     fn serve(&self) {
         let Some(work) = self.next() else { return };
         let result =
-            catch_unwind(AssertUnwindSafe(|| self.work(&work))).unwrap_or_else(|_| Err(broken_off()));
-        drop(work);
+            catch_unwind(AssertUnwindSafe(|| self.work(*work))).unwrap_or_else(|_| Err(broken_off()));
         if self.abandoned.load(Ordering::Relaxed) {
             return;
         }
@@ -246,10 +245,10 @@ impl Shared {
         }
     }
 
-    fn work(&self, work: &Work) -> Result<Container, Failure> {
+    fn work(&self, work: Work) -> Result<Container, Failure> {
         let progress = |phase, servers: &[Pid]| *self.lock() = State::Running(phase, servers.to_vec());
         launch::container(
-            &work.inputs,
+            work.inputs,
             &work.deadline,
             || follow(work.caller, work.namespace.as_deref()),
             progress,

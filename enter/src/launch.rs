@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use grus_core::image::ImageMeta;
+use grus_core::path::AbsPath;
 use grus_core::plan::{decide, How, Launch, LaunchPlan, Op, Opener};
 use grus_core::refusal::printable;
+use grus_core::request::Image as Asked;
 use rustix::process::Pid;
 
 use crate::apply::{apply, Act};
@@ -17,9 +19,9 @@ use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
 use crate::namespaces::{own as own_namespaces, root_of_its_own};
+use crate::node_ruling::ruling;
 use crate::own::Maker;
 use crate::rootfs::Tree;
-use crate::ruling::ruling;
 use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::timing::Clock;
@@ -31,7 +33,7 @@ use crate::{fuse, loopdev, repository};
 /// Builds the container. `follow` brings the thread to the caller's mount namespace; `progress` is told each phase,
 /// and the process ids of servers of SquashFS files while they could be waited for.
 pub(crate) fn container(
-    inputs: &Inputs,
+    mut inputs: Inputs,
     deadline: &Deadline,
     follow: impl FnOnce() -> Result<(), Failure>,
     progress: impl Fn(Phase, &[Pid]),
@@ -42,7 +44,8 @@ pub(crate) fn container(
     follow()?;
     progress(Phase::Image, &[]);
     clock.enter(Phase::Image);
-    let (image, meta) = open(inputs, &credentials)?;
+    let (image, meta) = open(&mut inputs, &credentials)?;
+    let inputs = &inputs;
     let how = image.how(inputs.image.as_path(), &inputs.site)?;
     progress(Phase::Mount, &[]);
     clock.enter(Phase::Mount);
@@ -123,13 +126,22 @@ fn name(inputs: &Inputs, meta: Option<&ImageMeta>) -> String {
     }
 }
 
-/// Opens the image and its metadata as the user.
-fn open(inputs: &Inputs, credentials: &Credentials) -> Result<(Image, Option<ImageMeta>), Failure> {
+/// Opens the image and its metadata as the user. Submission may have been on a host of another platform: then the
+/// image is the one of that name for this node, of which nothing was decided.
+fn open(inputs: &mut Inputs, credentials: &Credentials) -> Result<(Image, Option<ImageMeta>), Failure> {
     credentials.switch(Opener::User).during(Phase::Credentials)?;
-    let opened = Image::open(inputs.image.as_path());
-    let meta = repository::meta_beside(inputs.image.as_path());
+    let pinned = inputs.image.as_path();
+    let found = match &inputs.request.image {
+        Some(Asked::Reference(reference)) => repository::for_node(pinned, reference, &inputs.platform),
+        _ => repository::meta_beside(pinned).map(|meta| (pinned.to_owned(), meta)),
+    };
+    let opened = Image::open(found.as_ref().map_or(pinned, |(path, _)| path));
     credentials.switch(Opener::Site).during(Phase::Credentials)?;
-    let (image, meta) = (opened?, meta?);
+    let (image, (path, meta)) = (opened?, found?);
+    if path != pinned {
+        inputs.image = AbsPath::parse(&path.to_string_lossy())?;
+        inputs.request.ruling = None;
+    }
     if let Some(meta) = &meta {
         meta.check_platform(&inputs.platform, &name(inputs, Some(meta)))?;
     }

@@ -64,18 +64,25 @@ pub fn find_staged(layout: &Layout, reference: &Reference) -> Result<Option<Foun
     Ok(None)
 }
 
-/// The image file for a node of `platform`, where submission found `image` for `reference`: each node takes what the
+/// The image file for a node of `platform` and its metadata, where submission found `image` for `reference`: each node takes what the
 /// same name means for its own platform. Where there is no such image, `image` again, which then is refused.
-pub fn for_node(image: &Path, reference: &Reference, platform: &Platform) -> Result<PathBuf, Refusal> {
-    let own = || image.to_owned();
-    match meta_beside(image)? {
-        Some(meta) if !platform.runs(&meta.platform) => {}
-        _ => return Ok(own()),
-    }
+pub fn for_node(
+    image: &Path,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<(PathBuf, Option<ImageMeta>), Refusal> {
+    let meta = meta_beside(image)?;
     // <root>/images/sha256/<hex>.squashfs
-    let Some(root) = image.ancestors().nth(3) else { return Ok(own()) };
-    let found = find(&Layout::new(root), reference, platform)?;
-    Ok(found.filter(|found| platform.runs(&found.meta.platform)).map_or_else(own, |found| found.path))
+    let found = match (&meta, image.ancestors().nth(3)) {
+        (Some(meta), Some(root)) if !platform.runs(&meta.platform) => {
+            find(&Layout::new(root), reference, platform)?
+        }
+        _ => None,
+    };
+    Ok(match found.filter(|found| platform.runs(&found.meta.platform)) {
+        Some(found) => (found.path, Some(found.meta)),
+        None => (image.to_owned(), meta),
+    })
 }
 
 /// Notes that a tag is used, for `grus prune`: the time of its file becomes now. At most one write a day, and none
@@ -206,15 +213,21 @@ mod tests {
         for (platform, own) in [("linux/amd64", 0), ("linux/arm64", 1)] {
             let platform = Platform::parse(platform).expect("static");
             for pinned in &images {
-                assert_eq!(for_node(pinned, &app, &platform).as_ref(), Ok(&images[own]));
+                let (path, meta) = for_node(pinned, &app, &platform).expect("an image");
+                assert_eq!((&path, meta.map(|meta| meta.platform).as_ref()), (&images[own], Some(&platform)));
             }
         }
         let other = Platform::parse("linux/riscv64").expect("static");
-        assert_eq!(for_node(&images[1], &app, &other).as_ref(), Ok(&images[1]), "launching refuses it");
+        let refused = for_node(&images[1], &app, &other).expect("an image");
+        assert_eq!(refused.0, images[1], "launching refuses it");
         assert_eq!(find_staged(&layout, &app).expect("found").map(|f| f.path).as_ref(), Some(&images[0]));
         let none = Reference::parse("x.y/no:1").expect("static");
         assert_eq!(find_staged(&layout, &none), Ok(None));
-        assert_eq!(for_node(Path::new("/x.sqsh"), &app, &other), Ok("/x.sqsh".into()), "a file is a file");
+        assert_eq!(
+            for_node(Path::new("/x.sqsh"), &app, &other),
+            Ok(("/x.sqsh".into(), None)),
+            "a file is a file"
+        );
     }
 
     #[test]

@@ -26,14 +26,22 @@ pub struct Basis<'a> {
     /// The site's rule for glibc.
     pub glibc: GlibcRule,
     /// The host's profiles.
-    pub profiles: &'a Digest,
+    pub profiles: &'a Profiles,
+}
+
+/// The profiles that a ruling depends on, by `read`: none where the image's own MPI is asked for.
+pub fn profiles<E>(mode: &Mode, read: impl FnOnce() -> Result<Profiles, E>) -> Result<Profiles, E> {
+    match mode {
+        Mode::Image => Ok(Profiles::of(vec![])),
+        _ => read(),
+    }
 }
 
 impl Basis<'_> {
     /// Whether there is anything to rule on. The libraries of a file that was not pulled are not known, and reading
     /// them takes time: without need nobody does.
-    pub fn matters(&self, profiles: &Profiles) -> bool {
-        let indifferent = *self.mode == Mode::Image || *self.mode == Mode::Auto && profiles.is_empty();
+    pub fn matters(&self) -> bool {
+        let indifferent = *self.mode == Mode::Image || *self.mode == Mode::Auto && self.profiles.is_empty();
         self.digest.is_some() || !indifferent
     }
 
@@ -55,7 +63,7 @@ impl Basis<'_> {
             GlibcRule::Auto => "auto",
         };
         let rules = env!("CARGO_PKG_VERSION");
-        let key = [rules, &self.mode.to_string(), glibc, self.profiles.hex()].join("\0");
+        let key = [rules, &self.mode.to_string(), glibc, self.profiles.digest().hex()].join("\0");
         Some(layout.ruling(&image, &digest_of(&key)))
     }
 }
@@ -79,7 +87,7 @@ mod tests {
     fn key(image: &str, digest: Option<u8>, mode: Mode, profiles: u8) -> Option<PathBuf> {
         let (image, digest) =
             (AbsPath::parse(image).expect("static"), digest.map(|n| Digest::from_bytes(&[n; 32])));
-        let profiles = Digest::from_bytes(&[profiles; 32]);
+        let profiles = Profiles::of(vec![("one.toml".into(), profiles.to_string())]);
         Basis {
             image: &image,
             digest: digest.as_ref(),

@@ -27,7 +27,7 @@ const MAX_FILES: usize = 256;
 /// reasonable size; likewise every directory above it. Anything else is refused, so that the plugin fails closed.
 pub fn load(path: &Path) -> Result<Site, Refusal> {
     let mut files = vec![(path.display().to_string(), trusted(path, MAX_FILE)?)];
-    for part in parts(&path.with_file_name("grus.d"))? {
+    for part in listed(&path.with_file_name("grus.d"))? {
         files.push((part.display().to_string(), trusted(&part, MAX_FILE)?));
     }
     Site::parse(&files)
@@ -44,7 +44,7 @@ impl Profiles {
     /// Reads `*.toml` of a directory, checked as [`load`] checks site files. A missing directory has none.
     pub fn load(dir: &Path) -> Result<Self, Refusal> {
         let mut files = vec![];
-        for path in parts(dir)? {
+        for path in listed(dir)? {
             let text = trusted(&path, MAX_STACK)?;
             files.push((path, text));
         }
@@ -83,8 +83,8 @@ impl Profiles {
     }
 }
 
-/// The `*.toml` of a directory, sorted; a missing directory has none.
-fn parts(dir: &Path) -> Result<Vec<PathBuf>, Refusal> {
+/// The `*.toml` of a directory but hidden ones, sorted; a missing directory has none.
+pub fn listed(dir: &Path) -> Result<Vec<PathBuf>, Refusal> {
     let unreadable = |e: std::io::Error| {
         let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
         unusable(dir, &format!("cannot be read: {}", crate::failure::reason(errno)))

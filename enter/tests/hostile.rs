@@ -132,3 +132,37 @@ fn marks_of_overlays_in_an_image_are_not_obeyed() {
         "{err}"
     );
 }
+
+#[test]
+fn a_ruling_cannot_make_anything_outside_the_container() {
+    let lab = lab!();
+    let outside = lab.dir("outside", 0o755);
+    let host = lab.dir("host", 0o755);
+    fs::write(host.join("lib.so"), "").expect("lab");
+    let image = lab.image("a", |tree| fs::create_dir_all(tree.join("run")).expect("tree"));
+    let (away, below) = (outside.to_string_lossy(), format!("{}:/opt/new/below", host.display()));
+    for (over, mount) in [
+        // A link out of the container, and another one below it.
+        (format!(r#""/opt/new":"{away}","/opt/new/below":"/x""#), None),
+        // A mount point below it, which is made before the link or after it.
+        (format!(r#""/opt/new":"{away}""#), Some(&below)),
+        // The directory of all other links.
+        (format!(r#""/run":"{away}""#), None),
+        (format!(r#""/run/grus":"{away}""#), None),
+        (format!(r#""/run/grus/lib":"{away}""#), None),
+    ] {
+        let ruling = format!(
+            r#"{{"format":1,"profiles":null,"in_use":[],"swap":{{"extent":"mpi","stack":"test","machine":"x86_64",
+            "over":{{{over}}},"links":{{"lib.so":"/run/grus/host/lib.so"}},"cached":[],"needs":[],"library_path":null,
+            "extras":[{{"source":"{}","destination":"/run/grus/host","optional":false}}],"devices":[],"set":{{}},
+            "default":{{}},"prepend":{{}},"glibc":false,"warnings":[],"check":null}}}}"#,
+            host.display()
+        );
+        let ruling = lab.file("ruling.json", &ruling, 0o644);
+        let contain = Contain::new(&image).root().option("--ruling", &ruling.to_string_lossy());
+        let contain = mount.into_iter().fold(contain, |contain, mount| contain.mount(mount));
+        let err = contain.sh("true").refused();
+        assert!(err.contains("a link to a library of the host"), "{over}: {err}");
+        assert_eq!(fs::read_dir(&outside).expect("lab").count(), 0, "{over}: something was made on the host");
+    }
+}

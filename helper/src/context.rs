@@ -9,6 +9,7 @@ use grus_core::identity::{Group, User};
 use grus_core::path::AbsPath;
 use grus_core::refusal::{printable, Refusal};
 use grus_core::site::{expand, Site, Who};
+use grus_enter::site::listed;
 
 use crate::failure::{reason, Failure};
 use crate::repository::Repository;
@@ -143,14 +144,8 @@ fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
         Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {}
         Err(e) => return Err(unreadable(path, &e)),
     }
-    let parts = path.with_file_name("grus.d");
-    if let Ok(entries) = fs::read_dir(&parts) {
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-        paths.retain(|p| p.extension().is_some_and(|e| e == "toml"));
-        paths.sort();
-        for path in paths {
-            files.push((path.display().to_string(), read(&path).map_err(|e| unreadable(&path, &e))?));
-        }
+    for part in listed(&path.with_file_name("grus.d"))? {
+        files.push((part.display().to_string(), read(&part).map_err(|e| unreadable(&part, &e))?));
     }
     Ok(Site::parse(&files)?)
 }

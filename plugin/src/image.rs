@@ -107,17 +107,6 @@ fn resolved(found: repository::Found) -> Result<Resolved, Refusal> {
     Ok(Resolved { path, digest: Some(found.digest) })
 }
 
-/// The image file on this node, as the user: submission may have been on a host of another platform.
-pub fn on_node(request: &Request, pinned: AbsPath, platform: &Platform) -> Result<AbsPath, Refusal> {
-    match &request.image {
-        Some(Image::Reference(reference)) => {
-            let own = repository::for_node(pinned.as_path(), reference, platform)?;
-            AbsPath::parse(&own.to_string_lossy())
-        }
-        _ => Ok(pinned),
-    }
-}
-
 fn shown_places(repositories: &[Layout]) -> String {
     let places: Vec<String> = repositories.iter().map(|r| r.root().display().to_string()).collect();
     match places.as_slice() {

@@ -4,11 +4,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use grus_core::request::{Image, Request};
+use grus_core::request::Request;
 use grus_core::site::Site;
 use grus_core::swap::{check_launcher, Launcher, Mode, Ruling};
 use grus_core::Refusal;
-use grus_enter::rulings::{read, Basis};
+use grus_enter::rulings::{profiles, read, Basis};
 use grus_enter::site::Profiles;
 use grus_enter::Container;
 use slurm_spank::SpankHandle;
@@ -33,27 +33,24 @@ pub fn rule(
     stacks: &Path,
     grus: &Program,
 ) -> Result<Option<Box<Ruling>>, Refusal> {
-    let Some(resolved) = &request.resolved else { return Ok(None) };
+    let (Some(image), Some(resolved)) = (&request.image, &request.resolved) else { return Ok(None) };
     let mode = mode(request, site);
-    let profiles = match mode {
-        Mode::Image => Profiles::of(vec![]),
-        _ => Profiles::load(stacks)?,
-    };
+    let profiles = profiles(mode, || Profiles::load(stacks))?;
     let basis = Basis {
         image: &resolved.path,
         digest: resolved.digest.as_ref(),
         mode,
         glibc: site.mpi.glibc,
-        profiles: profiles.digest(),
+        profiles: &profiles,
     };
-    if !basis.matters(&profiles) {
+    if !basis.matters() {
         return Ok(None);
     }
     let repositories = image::repositories(site)?;
     let kept = repositories.first().and_then(|own| basis.place(own)).and_then(|place| read(&place));
     let mut ruling = match kept {
         Some(ruling) => ruling,
-        None => match grus.rule(&resolved.path, &shown(request), mode) {
+        None => match grus.rule(&resolved.path, &image.shown(), mode) {
             Ok(answer) => Result::from(answer)?,
             Err(refusal) if *mode == Mode::Auto => {
                 say::note(&format!("{refusal}; the nodes look themselves"));
@@ -64,15 +61,6 @@ pub fn rule(
     };
     ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
     Ok(Some(Box::new(ruling)))
-}
-
-/// The image's name, for messages.
-pub fn shown(request: &Request) -> String {
-    match &request.image {
-        Some(Image::Reference(reference)) => reference.familiar(),
-        Some(Image::File(path)) => path.to_string(),
-        None | Some(Image::None) => "no container".into(),
-    }
 }
 
 /// On a node, with the container built: whether the step is launched so that its MPI can work. What the user

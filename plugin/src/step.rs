@@ -24,7 +24,7 @@ use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::{self, Place};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
-use crate::{abi, entrypoint, image, mpi, say, settings};
+use crate::{abi, entrypoint, mpi, say, settings};
 
 /// A step's state on this node.
 #[derive(Debug, Default)]
@@ -307,7 +307,7 @@ fn subject(spank: &SpankHandle, node: &str) -> Subject {
 
 /// Everything the build is made from: the job as slurmstepd knows it.
 fn inputs(
-    mut request: Request,
+    request: Request,
     site: Arc<Site>,
     stacks: PathBuf,
     place: &Place,
@@ -332,23 +332,17 @@ fn inputs(
         environment: environment(&spank.job_env_os().map_err(unreadable)?),
         slurm_paths,
     };
-    let platform = Platform::here();
     let node = Some(place.node.clone());
-    let image = image::on_node(&request, resolved.path.clone(), &platform)?;
-    if image != resolved.path {
-        // Of another image.
-        request.ruling = None;
-    }
     Ok(Inputs {
         request,
         site,
         stacks: Some(stacks),
         job,
-        image,
+        image: resolved.path,
         uid,
         gid,
         gids,
-        platform,
+        platform: Platform::here(),
         node,
         limit: TIME_LIMIT,
     })

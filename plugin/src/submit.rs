@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 
 use grus_core::options::{variables, Spec};
 use grus_core::path::AbsPath;
-use grus_core::request::{Components, Request, VARIABLE};
+use grus_core::request::{Components, Image, Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
 use slurm_spank::SpankHandle;
@@ -144,7 +144,7 @@ fn prepare(
     if role == Role::Job && stays_on_host(&request, &site) {
         say::note(&format!(
             "the batch script runs on the host, each srun in it in {} (--container-batch: the script too)",
-            mpi::shown(&request)
+            request.image.as_ref().map_or_else(|| "its container".into(), Image::shown)
         ));
     }
     Ok(request)

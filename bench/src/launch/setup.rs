@@ -73,12 +73,12 @@ fn show(f: &mut fmt::Formatter<'_>, phases: &Phases, kinds: [&str; 2]) -> fmt::R
 }
 
 /// Measures the same image with and without a ruling, in turns; `stacks` are the node's profiles.
-pub fn swap(account: &Account, image: &Path, stacks: &Path, ruling: Ruling) -> Result<Swap> {
+pub fn swap(account: &Account, image: &Path, stacks: &Path, ruling: &Ruling) -> Result<Swap> {
     let plain = Inputs { stacks: Some(stacks.into()), ..inputs(account, image)? };
     let libraries =
         ruling.swap.links.values().chain(ruling.swap.over.values()).collect::<BTreeSet<_>>().len();
     let mut verified = plain.clone();
-    verified.request.ruling = Some(Box::new(ruling));
+    verified.request.ruling = Some(Box::new(ruling.clone()));
     let mut swapped = verified.clone();
     Arc::make_mut(&mut swapped.site).mpi.verify = false;
     let mut plain = plain;
@@ -149,11 +149,12 @@ pub(super) fn build(inputs: &Inputs) -> Result<(Container, f64)> {
     Ok((container, start.elapsed().as_secs_f64() * 1e6))
 }
 
-fn explained(failure: Failure) -> anyhow::Error {
+/// A failure with its way out.
+pub fn explained(failure: Failure) -> anyhow::Error {
     anyhow!("{} ({})", failure.what(), failure.hint().unwrap_or_default())
 }
 
-/// A plain launch of `image`.
+/// A plain launch of `image`, by a job of `account`.
 pub(super) fn inputs(account: &Account, image: &Path) -> Result<Inputs> {
     let image = AbsPath::parse(image.to_str().context("a path of text")?)?;
     let user = grus_enter::account::user(account.uid, account.gid, &[])?;

@@ -2,6 +2,7 @@
 
 use super::binds::wanted;
 use super::draft::Draft;
+use super::seen::Known;
 use super::tasks::{entrypoint, network_warnings, remaps_root};
 use super::{Host, How, Job, LaunchPlan, Rootfs};
 use crate::environment;
@@ -35,7 +36,8 @@ pub struct Launch<'a> {
 
 /// Decides the plan, or refuses with the way out.
 pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<LaunchPlan, Refusal> {
-    let mut draft = Draft::new(rootfs, host);
+    let known = Known { rootfs, seen: launch.swap.map(|swap| &swap.seen) };
+    let mut draft = Draft::new(&known, host);
     let wanted = wanted(launch)?;
     check_scratch(&launch.site.scratch, wanted.iter().map(|wanted| &wanted.mount))?;
     let writable =

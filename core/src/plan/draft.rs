@@ -77,13 +77,19 @@ impl Draft<'_> {
         limit: usize,
         make: impl Fn(&[u8]) -> Option<Vec<u8>>,
     ) -> Result<(), Refusal> {
-        let path = AbsPath::parse(path)?;
-        let Located { path: at, .. } = locate(self.rootfs, &path)?;
+        let Located { path: at, .. } = locate(self.rootfs, &AbsPath::parse(path)?)?;
         if self.around(&at).is_some() {
             return Ok(());
         }
         let image = self.rootfs.read(&at, limit)?.unwrap_or_default();
-        if let Some(content) = make(&image) {
+        make(&image).map_or(Ok(()), |content| self.finished(path, content))
+    }
+
+    /// The same without a look at the image's file.
+    pub fn finished(&mut self, path: &str, content: Vec<u8>) -> Result<(), Refusal> {
+        let path = AbsPath::parse(path)?;
+        let Located { path: at, .. } = locate(self.rootfs, &path)?;
+        if self.around(&at).is_none() {
             let destination = self.place(&path, false)?;
             self.mounts.push(Op::Text { destination, content });
         }
@@ -245,14 +251,18 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds `at` and the directories above it to the skeleton.
+    /// Adds `at` and the directories above it to the skeleton. Nothing goes below a link, or in the place of what
+    /// is there already: a swap is a user's word, and links lead out of the skeleton.
     pub fn make(&mut self, at: &AbsPath, make: Make) -> Result<(), Refusal> {
         let new = |path: &AbsPath, make, mode| Made { path: path.clone(), make, mode, uid: 0, gid: 0 };
         let mut above = at.parent();
         while let Some(dir) = above {
             above = dir.parent();
-            if self.skeleton.contains_key(&dir) {
-                continue;
+            match self.skeleton.get(&dir) {
+                // All above it is there, too.
+                Some(made) if made.make == Make::Directory => break,
+                Some(_) => return Err(crossing(at, &dir)),
+                None => {}
             }
             let made = match self.rootfs.entry(&dir)? {
                 Some(e) => Made { mode: e.mode, uid: e.uid, gid: e.gid, ..new(&dir, Make::Directory, 0) },
@@ -261,8 +271,14 @@ impl Draft<'_> {
             self.skeleton.insert(dir, made);
         }
         let mode = if make == Make::Directory { 0o755 } else { 0o644 };
-        self.skeleton.insert(at.clone(), new(at, make, mode));
-        Ok(())
+        let made = new(at, make, mode);
+        match self.skeleton.get(at) {
+            Some(there) if there.make != made.make => Err(crossing(at, at)),
+            _ => {
+                self.skeleton.insert(at.clone(), made);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -287,6 +303,14 @@ fn no_source(mount: &Mount, reason: &str) -> Refusal {
         mount.destination
     ))
     .hint(hint)
+}
+
+fn crossing(at: &AbsPath, link: &AbsPath) -> Refusal {
+    let what = match at == link {
+        true => format!("{at} would be a link to a library of the host and something else"),
+        false => format!("{at} would lead through {link}, which is a link to a library of the host"),
+    };
+    Refusal::user(what).hint("choose another destination, or pass --container-mpi=image")
 }
 
 fn mismatch(path: &AbsPath, why: &str) -> Refusal {

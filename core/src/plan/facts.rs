@@ -1,5 +1,6 @@
 //! What a decision may ask: the image's tree, the host's files, the job.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -8,7 +9,8 @@ use crate::path::AbsPath;
 use crate::refusal::Refusal;
 
 /// The type of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A directory.
     Directory,
@@ -23,7 +25,8 @@ pub enum Kind {
 }
 
 /// One name in an image's tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Its type.
     pub kind: Kind,
@@ -34,6 +37,7 @@ pub struct Entry {
     /// Group.
     pub gid: u32,
     /// Target of a symbolic link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
 }
 

@@ -10,6 +10,7 @@ mod decide;
 mod draft;
 mod facts;
 mod resolve;
+mod seen;
 mod show;
 mod stack;
 mod tasks;
@@ -17,6 +18,7 @@ mod tasks;
 pub use decide::{decide, Launch};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
 pub use resolve::exists;
+pub use seen::Seen;
 
 use crate::environment::Edits;
 use crate::mount::{Size, Tmpfs};

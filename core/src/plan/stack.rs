@@ -3,6 +3,7 @@
 use super::decide::Launch;
 use super::draft::{below, Draft};
 use super::resolve::locate;
+use super::seen::CACHE;
 use super::{Kind, Make, Op, Opener, Unavailable};
 use crate::ldcache;
 use crate::path::AbsPath;
@@ -44,7 +45,10 @@ impl Draft<'_> {
             let at = locate(self.rootfs, &above)?.path.join(name);
             self.make(&at, Make::Link(target.clone()))?;
         }
-        self.text("/etc/ld.so.cache", ldcache::MAX_CACHE, |image| swap.cache(ldcache::parse(image).ok()))?;
+        match swap.seen.cache() {
+            Some(finished) => self.finished(CACHE, finished)?,
+            None => self.text(CACHE, ldcache::MAX_CACHE, |image| swap.cache(ldcache::parse(image).ok()))?,
+        }
         Ok(Some(swap))
     }
 

@@ -328,6 +328,54 @@ fn a_host_stack_comes_with_binds_links_cache_and_variables() {
 }
 
 #[test]
+fn what_was_seen_of_an_image_is_not_looked_at_again() {
+    let mut case = swapped(&[]);
+    let own = Entry { kind: Kind::Directory, mode: 0o2775, uid: 7, gid: 8, target: None };
+    case.tree.entries.insert("/usr/lib".into(), own);
+    let cache = crate::ldcache::Cache::default().write();
+    case.tree = case.tree.with(Kind::File, &["/etc/ld.so.cache"]);
+    case.tree.contents.insert("/etc/ld.so.cache".into(), cache);
+    let plan = case.decide().expect("a plan");
+    let swap = case.swap.as_mut().expect("set");
+    let seen = Seen::of(swap, &case.tree).expect("it can be seen");
+    let text = serde_json::to_string(&seen).expect("it has a JSON form");
+    swap.seen = serde_json::from_str(&text).expect("own text");
+    assert_eq!((&swap.seen, swap.seen.check()), (&seen, Ok(())));
+    // Had it been looked for, it would not have been found.
+    for path in
+        ["/usr", "/usr/lib", "/usr/lib/libmpi.so.12.1", "/run", "/var/run", "/opt", "/etc/ld.so.cache"]
+    {
+        case.tree.entries.remove(path);
+    }
+    case.tree.contents.remove("/etc/ld.so.cache");
+    assert_eq!(case.decide().as_ref(), Ok(&plan));
+    // What is no text of ours is as good as none.
+    let swap = case.swap.as_mut().expect("set");
+    swap.seen = serde_json::from_str(r#"{"cache":"?"}"#).expect("well-formed");
+    assert!(case.decide().is_ok());
+    let long = format!(r#"{{"cache":"{}"}}"#, "A".repeat(40 << 10));
+    assert!(serde_json::from_str::<Seen>(&long).expect("well-formed").check().is_err());
+}
+
+#[test]
+fn nothing_goes_below_a_link_or_in_its_place() {
+    for (over, options) in [
+        (&["/usr/new", "/usr/new/deeper"][..], &[][..]),
+        (&["/usr/new"], &["mount=/data:/usr/new/deeper"]),
+        (&["/run"], &[]),
+        (&["/var/run/grus"], &[]),
+        (&["/var/run/grus/lib"], &[]),
+    ] {
+        let mut case = swapped(options);
+        let swap = case.swap.as_mut().expect("set");
+        swap.over.extend(over.iter().map(|at| (path(at), path("/etc"))));
+        let refusal = case.refused();
+        assert!(refusal.what.contains("a link to a library of the host"), "{over:?}: {refusal}");
+        assert!(refusal.hint.is_some());
+    }
+}
+
+#[test]
 fn a_mount_over_what_was_proved_keeps_the_images_mpi_or_is_refused() {
     swapped(&["mount=/data:/usr/lib"]).golden("stack_covered");
     for options in

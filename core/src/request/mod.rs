@@ -39,6 +39,17 @@ pub enum Image {
     File(AbsPath),
 }
 
+impl Image {
+    /// The name for messages.
+    pub fn shown(&self) -> String {
+        match self {
+            Image::None => "none".into(),
+            Image::Reference(reference) => reference.familiar(),
+            Image::File(path) => printable(path.as_str()),
+        }
+    }
+}
+
 /// Where the submit side found the image; the nodes open this path as the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -37,6 +37,7 @@ use std::fmt;
 use crate::elf::ImageFacts;
 use crate::ldcache::Cache;
 use crate::path::AbsPath;
+use crate::plan::Seen;
 use crate::refusal::{printable, Refusal};
 use crate::stack::{Pmi, Stack};
 
@@ -209,6 +210,9 @@ pub struct Swap {
     pub check: Option<Check>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What the image has where this goes; empty: nobody has looked.
+    #[serde(default, skip_serializing_if = "Seen::is_empty")]
+    pub seen: Seen,
 }
 
 impl Swap {

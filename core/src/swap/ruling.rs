@@ -4,8 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{decide, InUse, Question, Swap};
+use super::{decide, Extent, InUse, Question, Swap};
 use crate::digest::Digest;
+use crate::plan::{Rootfs, Seen};
 use crate::refusal::{printable, Refusal};
 
 /// Version of the format; another one is no ruling.
@@ -46,6 +47,17 @@ impl Ruling {
         Self { format: FORMAT, profiles: Some(profiles), in_use: vec![], swap }
     }
 
+    /// Looks at the image where the swap goes, so that nodes need not. What cannot be seen or is too much for a ruling
+    /// is left to them.
+    pub fn look(&mut self, rootfs: &dyn Rootfs) {
+        if self.swap.extent != Extent::Nothing {
+            self.swap.seen = Seen::of(&self.swap, rootfs).unwrap_or_default();
+        }
+        if self.swap.seen.check().is_err() || self.to_json().len() > MAX_RULING {
+            self.swap.seen = Seen::default();
+        }
+    }
+
     /// Whether it was decided by these profiles, or by none.
     pub fn holds(&self, profiles: &Digest) -> bool {
         self.profiles.as_ref().is_none_or(|p| p == profiles)
@@ -77,7 +89,7 @@ impl Ruling {
         };
         match swap.links.keys().chain(&swap.cached).find(|n| !plain(n)) {
             Some(name) => Err(format!("'{name}' is no file name")),
-            None => Ok(()),
+            None => swap.seen.check(),
         }
     }
 

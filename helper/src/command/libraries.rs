@@ -2,7 +2,7 @@
 //! upon them.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use grus_core::digest::Digest;
@@ -12,15 +12,15 @@ use grus_core::refusal::{printable, Refusal};
 use grus_core::repository::Layout;
 use grus_core::stack::{Stack, MAX_STACK};
 use grus_core::swap::{Mode, Question, Ruling};
-use grus_enter::rulings::{read, Basis};
-use grus_enter::site::Profiles;
+use grus_enter::rulings::{self, Basis};
+use grus_enter::site::{listed, Profiles};
 
 use super::plan::Found;
 use crate::context::Context;
 use crate::failure::{reason, Failure};
 use crate::inspect;
 use crate::output;
-use crate::repository::TempFile;
+use crate::repository::put;
 use crate::tree::Tree;
 
 /// An image, looked at.
@@ -72,23 +72,20 @@ pub(super) fn ruling(
     mode: &Mode,
 ) -> Result<Option<Ruling>, Failure> {
     let digest = in_repository(found.path.as_path()).map(|(_, digest)| digest);
-    let profiles = match mode {
-        Mode::Image => Profiles::of(vec![]),
-        _ => profiles(&context.stacks_dir())?,
-    };
+    let profiles = rulings::profiles(mode, || profiles(&context.stacks_dir()))?;
     let basis = Basis {
         image: &found.path,
         digest: digest.as_ref(),
         mode,
         glibc: context.site.mpi.glibc,
-        profiles: profiles.digest(),
+        profiles: &profiles,
     };
-    if !basis.matters(&profiles) {
+    if !basis.matters() {
         return Ok(None);
     }
     let own = context.repository().ok();
     let place = own.as_ref().and_then(|own| Some((own.layout(), basis.place(own.layout())?)));
-    if let Some(kept) = place.as_ref().and_then(|(_, place)| read(place)) {
+    if let Some(kept) = place.as_ref().and_then(|(_, place)| rulings::read(place)) {
         return Ok(Some(kept));
     }
     if digest.is_none() {
@@ -114,7 +111,13 @@ fn decide(
     match Looked::at(found, name) {
         Ok(looked) => {
             let digest = profiles.digest().clone();
-            Ok(looked.ask(context, &stacks, mode, |question| Ruling::decide(question, digest))?)
+            let mut ruling =
+                looked.ask(context, &stacks, mode, |question| Ruling::decide(question, digest))?;
+            // A file that was not pulled may be another one when nodes open it.
+            if in_repository(found.path.as_path()).is_some() {
+                ruling.look(&looked.tree);
+            }
+            Ok(ruling)
         }
         Err(Failure::Refusal(why)) if matches!(mode, Mode::Auto | Mode::Image) => {
             Ok(Ruling::unknown(profiles.digest().clone(), format!("the image's own MPI runs: {why}")))
@@ -125,10 +128,7 @@ fn decide(
 
 fn keep(layout: &Layout, to: &Path, ruling: &Ruling) -> Result<(), Failure> {
     std::fs::create_dir_all(layout.rulings()).map_err(|e| Failure::io("create", &layout.rulings(), &e))?;
-    let file = TempFile::create(&layout.tmp(), false)?;
-    file.file().write_all(ruling.to_json().as_bytes()).map_err(|e| Failure::io("write", file.path(), &e))?;
-    let moved = file.publish(to, |from, to| std::fs::rename(from, to).map(|()| true));
-    moved.map(|_| ()).map_err(|e| Failure::io("create", to, &e))
+    put(layout, to, &ruling.to_json(), false)
 }
 
 /// The repository and digest of a file that lies where an image of a repository does.
@@ -140,17 +140,8 @@ fn in_repository(image: &Path) -> Option<(Layout, Digest)> {
 
 /// The site's profiles, in the order of their names.
 pub(super) fn profiles(dir: &Path) -> Result<Profiles, Failure> {
-    let listed = match std::fs::read_dir(dir) {
-        Ok(listed) => listed,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Profiles::of(vec![])),
-        Err(e) => return Err(unreadable(dir, &e)),
-    };
-    let mut files: Vec<PathBuf> = listed.flatten().map(|e| e.path()).collect();
-    let hidden = |f: &Path| f.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-    files.retain(|f| f.extension().is_some_and(|e| e == "toml") && !hidden(f));
-    files.sort();
     let read = |file: PathBuf| profile(&file).map(|text| (file, text));
-    Ok(Profiles::of(files.into_iter().map(read).collect::<Result<_, _>>()?))
+    Ok(Profiles::of(listed(dir)?.into_iter().map(read).collect::<Result<_, _>>()?))
 }
 
 /// The text of one profile.

@@ -11,7 +11,7 @@ use grus_core::path::AbsPath;
 use grus_core::plan::{decide, Host, How, Job, Kind, Launch, Opener, Unavailable};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
-use grus_core::refusal::{printable, Refusal};
+use grus_core::refusal::Refusal;
 use grus_core::request::Image;
 use grus_core::site::UserImages;
 use grus_enter::repository::{find, meta_beside};
@@ -72,7 +72,7 @@ impl Args {
         };
         let how = how(context, &found)?;
         let mode = request.mpi.as_ref().unwrap_or(&context.site.mpi.default);
-        let ruling = ruling(context, &found, &printable(&shown(image)), mode)?;
+        let ruling = ruling(context, &found, &image.shown(), mode)?;
         let tree = Tree::open(found.path.as_path(), found.path.as_str())?;
         let job = Job {
             user: context.user()?,
@@ -92,14 +92,6 @@ impl Args {
         let mut plan = decide(&launch, &tree, &OwnView)?;
         plan.warnings.extend(ruling.into_iter().flat_map(|ruling| ruling.swap.warnings));
         output::print(&plan.to_string())
-    }
-}
-
-fn shown(image: &Image) -> String {
-    match image {
-        Image::Reference(reference) => reference.familiar(),
-        Image::File(path) => path.to_string(),
-        Image::None => String::new(),
     }
 }
 

@@ -11,7 +11,7 @@ mod content;
 mod walk;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Once;
 
@@ -21,7 +21,7 @@ use grus_core::refusal::{printable, Refusal};
 use grus_core::repository::Layout;
 
 use crate::failure::Failure;
-use crate::repository::TempFile;
+use crate::repository::put;
 
 /// Stack of the reading thread, in bytes: the reader goes down a directory tree by recursion. Only what is used
 /// is ever backed by memory.
@@ -87,11 +87,7 @@ fn keep(layout: &Layout, digest: &Digest, facts: &ImageFacts) -> Result<(), Fail
     // Whoever may read the image may read its facts: they say nothing else.
     let public = fs::metadata(layout.image(digest))
         .is_ok_and(|m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()) & 0o004 != 0);
-    let file = TempFile::create(&layout.tmp(), public)?;
-    file.file().write_all(text.as_bytes()).map_err(|e| Failure::io("write", file.path(), &e))?;
-    file.sync()?;
-    let moved = file.publish(&to, |from, to| fs::rename(from, to).map(|()| true));
-    moved.map(|_| ()).map_err(|e| Failure::io("create", &to, &e))
+    put(layout, &to, &text, public)
 }
 
 fn unreadable(name: &str, why: &str) -> Refusal {

@@ -21,6 +21,7 @@ pub use partial::{Left, Partial};
 pub use read::{Listing, Row};
 pub use remove::Removed;
 pub use temp::TempFile;
+pub use write::put;
 
 /// One repository, which need not exist yet.
 #[derive(Clone, Debug)]

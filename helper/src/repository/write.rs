@@ -10,7 +10,7 @@ use grus_core::image::ImageMeta;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
-use grus_core::repository::Tag;
+use grus_core::repository::{Layout, Tag};
 use rustix::fs::{access, renameat_with, Access, RenameFlags, CWD};
 
 use super::{temp, Removed, Repository, TempFile};
@@ -91,10 +91,7 @@ impl Repository {
     }
 
     fn write_text(&self, to: &Path, text: &str) -> Result<(), Failure> {
-        let file = self.temp()?;
-        file.file().write_all_at(text.as_bytes(), 0).map_err(|e| Failure::io("write", file.path(), &e))?;
-        file.sync()?;
-        file.publish(to, |from, to| rename(from, to, true)).map_err(|e| Failure::io("create", to, &e))?;
+        put(&self.layout, to, text, self.public)?;
         to.parent().map(sync_dir);
         Ok(())
     }
@@ -112,6 +109,14 @@ impl Repository {
             done => done,
         }
     }
+}
+
+/// Writes `text` as the file `to` of a repository, which appears or is replaced as a whole.
+pub fn put(layout: &Layout, to: &Path, text: &str, public: bool) -> Result<(), Failure> {
+    let file = TempFile::create(&layout.tmp(), public)?;
+    file.file().write_all_at(text.as_bytes(), 0).map_err(|e| Failure::io("write", file.path(), &e))?;
+    file.sync()?;
+    file.publish(to, |from, to| rename(from, to, true)).map(|_| ()).map_err(|e| Failure::io("create", to, &e))
 }
 
 /// Renames; without `replace`, false if something has the name already. NFS and some others cannot promise

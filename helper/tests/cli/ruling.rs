@@ -30,6 +30,7 @@ fn a_ruling_is_made_once_and_again_when_its_reasons_change() {
     app(&lab, &["MPI_Send"], 1);
     let first = ask(&lab, "app", "auto").expect("it fits");
     assert_eq!((first.swap.extent, first.swap.stack.as_str()), (Extent::Mpi, "tuned"));
+    assert!(first.swap.seen.cache().is_some(), "nodes need not look into the image");
     assert_eq!(kept(&lab).len(), 1);
     // What is kept is what is answered, and nothing is looked at for it.
     let image = files(&lab.repository()).into_iter().find(|f| f.extension().is_some_and(|e| e == "squashfs"));
@@ -75,6 +76,8 @@ fn a_file_by_path_is_read_once_and_told() {
     let first = lab.run(words).ok();
     assert!(first.err.contains("reading the libraries of ./copy.squashfs, once"), "{first:?}");
     assert_eq!(lab.run(words).ok().err, "");
+    // It may be another file when nodes open it.
+    assert!(ask(&lab, "./copy.squashfs", "auto").expect("it fits").swap.seen.is_empty());
     // Without stacks there is nothing to read for.
     fs::remove_dir_all(lab.path("stacks")).expect("stacks");
     let none = lab.run(words).ok();
