@@ -188,10 +188,10 @@ fn what_would_be_mounted_is_left_out(lab: &Lab) {
     let image = busybox(lab);
     let tmp = format!("grus-test-{}", std::process::id());
     fs::write(format!("/tmp/{tmp}"), "").expect("/tmp");
-    let see = format!("ls /tmp; ls ~; grep -c ' /tmp ' /proc/self/mounts; true");
+    let see = "ls /tmp; ls ~; grep -c ' /tmp ' /proc/self/mounts; true";
     fs::write(lab.account().home.join("here"), "").expect("the home is there");
     let home = format!("--mount=type=umount,dst={}", lab.account().home.display());
-    let run = lab.srun(&[&image, "--container-mounts=umount:/tmp", &home, "sh", "-c", &see]).run();
+    let run = lab.srun(&[&image, "--container-mounts=umount:/tmp", &home, "sh", "-c", see]).run();
     fs::remove_file(format!("/tmp/{tmp}")).expect("/tmp");
     let run = run.success().stdout_lacks(&tmp).stdout_lacks("here");
     assert_eq!(run.stdout.lines().last(), Some("0"), "{run}");
