@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::Pid;
 
+use crate::builder::Inputs;
 use crate::call::{new_mount, open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
@@ -30,6 +31,13 @@ pub(crate) struct Owner<'a> {
     pub gid: u32,
     /// Supplementary groups.
     pub gids: &'a [u32],
+}
+
+impl<'a> Owner<'a> {
+    /// The job's user.
+    pub fn of(inputs: &'a Inputs) -> Self {
+        Self { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids }
+    }
 }
 
 /// Mounts an open image, attached nowhere, and waits for the first answer. Returns the mount and a pidfd of the

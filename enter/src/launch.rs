@@ -13,7 +13,7 @@ use rustix::process::Pid;
 use crate::apply::{apply, Act};
 use crate::builder::Inputs;
 use crate::call::During;
-use crate::container::{Container, Server};
+use crate::container::Container;
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
@@ -71,15 +71,8 @@ pub(crate) fn container(
         swap: ruling.as_ref().map(|ruling| &ruling.swap),
     };
     let plan = decide(&launch, &tree, &sources)?;
-    let image_server = watch.map(|watch| Server { of: "the image".into(), watch });
-    let maker = Maker {
-        site: &inputs.site,
-        owner: owner(inputs),
-        sources: &sources,
-        deadline,
-        started: &|pid| started(Phase::Own, pid),
-        servers: RefCell::new(image_server.into_iter().collect()),
-    };
+    let started = |pid| started(Phase::Own, pid);
+    let maker = Maker::of(inputs, &sources, deadline, &started, watch);
     progress(Phase::Own, &pids.borrow());
     clock.enter(Phase::Own);
     let own = maker.make_all(&plan)?;
@@ -112,10 +105,6 @@ fn volatile(
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
     Ok(Volatile { size: inputs.site.volatile.size, storage, who })
-}
-
-fn owner(inputs: &Inputs) -> fuse::Owner<'_> {
-    fuse::Owner { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids }
 }
 
 /// The image's name, for messages.
@@ -162,7 +151,7 @@ fn mount(
         }
         How::Fuse => {
             let program = &inputs.site.security.squashfuse;
-            fuse::mount(&image.file, program, &owner(inputs), started)
+            fuse::mount(&image.file, program, &fuse::Owner::of(inputs), started)
                 .map(|(mount, watch)| (mount, Some(watch)))
         }
     }

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
 
+use crate::builder::Inputs;
 use crate::call::{new_mount, open_in, Broken, Called, During};
 use crate::container::Server;
 use crate::deadline::Deadline;
@@ -30,17 +31,12 @@ use crate::sys::confine;
 
 /// Makes mounts for one user.
 pub(crate) struct Maker<'a> {
-    /// The site's choices.
-    pub site: &'a Site,
-    /// The user.
-    pub owner: Owner<'a>,
-    /// Sources, opened while deciding.
-    pub sources: &'a Sources<'a>,
-    /// When to give up.
-    pub deadline: &'a Deadline,
-    /// Hears of each server before it is waited for.
-    pub started: &'a dyn Fn(Pid),
-    /// The servers of what was made.
+    site: &'a Site,
+    owner: Owner<'a>,
+    sources: &'a Sources<'a>,
+    deadline: &'a Deadline,
+    started: &'a dyn Fn(Pid),
+    /// The servers of the image and of what was made.
     pub servers: RefCell<Vec<Server>>,
 }
 
@@ -50,6 +46,21 @@ fn attributes(noexec: bool) -> MountAttrFlags {
     match noexec {
         true => PLAIN | MountAttrFlags::MOUNT_ATTR_NOEXEC,
         false => PLAIN,
+    }
+}
+
+impl<'a> Maker<'a> {
+    /// For the job's user. `started` hears of each server; `image` is the one of the image, where it has one.
+    pub fn of(
+        inputs: &'a Inputs,
+        sources: &'a Sources<'a>,
+        deadline: &'a Deadline,
+        started: &'a dyn Fn(Pid),
+        image: Option<OwnedFd>,
+    ) -> Self {
+        let image = image.map(|watch| Server { of: "the image".into(), watch });
+        let servers = RefCell::new(image.into_iter().collect());
+        Self { site: &inputs.site, owner: Owner::of(inputs), sources, deadline, started, servers }
     }
 }
 
