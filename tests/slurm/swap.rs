@@ -201,8 +201,7 @@ fn the_standard_abi_under_its_wrong_name_runs_too(lab: &Lab) {
 fn mpi4py_of_a_virtual_environment_runs_on_the_host(lab: &Lab) {
     accepted(lab, "mpi-mpi4py", "intel", INTEL);
     lab.with_stacks(&["mpich5"], || {
-        // With UCX, Slurm's PMI2 at times refuses what MPICH 5.0.2 hands it ("value not properly terminated"); why is
-        // not known.
+        // Slurm's pmi2 and MPICH's UCX addresses: docs/mpi.md, Known limits.
         let step = Step { variable: ("MPIR_CVAR_CH4_NETMOD", "ofi"), ..step("mpi-mpi4py", "mpich5") };
         step.runs_on(lab, MPICH_5, &host(lab, "mpich5"));
     });

@@ -8,7 +8,7 @@ use super::{Kind, Make, Op, Opener, Unavailable};
 use crate::ldcache;
 use crate::path::AbsPath;
 use crate::refusal::{printable, Refusal};
-use crate::swap::{Extent, Mode, Swap, LIBRARY_DIR};
+use crate::swap::{Extent, ExtraBind, Mode, Swap, LIBRARY_DIR};
 
 impl Draft<'_> {
     /// Plans the launch's swap, after all binds that others want. Returns it if it is carried out.
@@ -30,7 +30,7 @@ impl Draft<'_> {
         let incomplete = |path: &AbsPath, reason| incomplete(&swap.stack, path, reason);
         for extra in &swap.extras {
             match self.host.source(&extra.source, Opener::User) {
-                Ok(kind) => self.host_bind(&extra.source, &extra.destination, kind)?,
+                Ok(kind) => self.host_bind(extra, kind, &swap.extras)?,
                 Err(_) if extra.optional => {}
                 Err(reason) => return Err(incomplete(&extra.source, reason)),
             }
@@ -66,12 +66,25 @@ impl Draft<'_> {
         Ok(None)
     }
 
-    fn host_bind(&mut self, source: &AbsPath, destination: &AbsPath, kind: Kind) -> Result<(), Refusal> {
-        // A mount of the site may have brought it already.
+    /// Brings a file or directory of the host in, one of `all`.
+    fn host_bind(&mut self, extra: &ExtraBind, kind: Kind, all: &[ExtraBind]) -> Result<(), Refusal> {
+        let ExtraBind { source, destination, .. } = extra;
         let at = locate(self.rootfs, destination)?.path;
-        if let Some(Op::Bind { source: from, destination: around, .. }) = self.around(&at) {
-            if below(&at, around, from) == *source {
+        match self.around(&at) {
+            // A mount of the site may have brought it already.
+            Some(Op::Bind { source: from, destination: around, .. })
+                if below(&at, around, from) == *source =>
+            {
                 return Ok(());
+            }
+            Some(_) => {}
+            // A link costs less than a mount, whose place must be looked up in the image.
+            None => {
+                let around =
+                    |e: &&ExtraBind| !e.optional && source != &e.source && source.is_within(&e.source);
+                if let Some(around) = all.iter().find(around) {
+                    return self.make(&at, Make::Link(below(source, &around.source, &around.destination)));
+                }
             }
         }
         let destination = self.place(destination, kind == Kind::Directory)?;

@@ -84,7 +84,7 @@ impl Files {
         let mut all: BTreeMap<_, _> = dirs.into_iter().map(|d| (d, Kind::Directory)).collect();
         all.extend(["/etc/hosts", "/etc/resolv.conf", "/data/file"].map(|f| (f, Kind::File)));
         all.insert("/dev/fuse", Kind::Device);
-        all.extend(["/opt/mpi", "/usr/lib"].map(|d| (d, Kind::Directory)));
+        all.extend(["/opt/mpi", "/usr/lib", "/usr/lib/ucx"].map(|d| (d, Kind::Directory)));
         all.extend(["/opt/mpi/libmpi.so.12.4", "/usr/lib/libcxi.so.1"].map(|f| (f, Kind::File)));
         all.insert("/secret", Kind::Directory);
         Self(all, &["/secret"])
@@ -296,6 +296,7 @@ fn swap() -> Swap {
         extras: vec![
             extra("/opt/mpi", "/opt/mpi", false),
             extra("/opt/missing", "/opt/missing", true),
+            extra("/usr/lib/ucx", "/usr/lib/ucx", false),
             extra("/usr/lib", "/run/grus/host/usr/lib", false),
         ],
         set: [("FI_PROVIDER_PATH".to_owned(), "/opt/mpi/prov".to_owned())].into(),
@@ -362,7 +363,7 @@ fn nothing_goes_below_a_link_or_in_its_place() {
     for (over, options) in [
         (&["/usr/new", "/usr/new/deeper"][..], &[][..]),
         (&["/usr/new"], &["mount=/data:/usr/new/deeper"]),
-        (&["/run"], &[]),
+        (&["/var/run"], &[]),
         (&["/var/run/grus"], &[]),
         (&["/var/run/grus/lib"], &[]),
     ] {
