@@ -37,7 +37,7 @@ pub enum Role {
 pub struct Submit {
     components: Components,
     /// What variables of the environment ask for, once they are read.
-    variables: Option<Request>,
+    variables: Option<Box<Request>>,
 }
 
 impl Submit {
@@ -51,8 +51,8 @@ impl Submit {
     fn publish(&mut self, role: Role, spank: &SpankHandle) -> Result<(), Refusal> {
         let typed = abi::typed();
         let variables = match &self.variables {
-            Some(read) => read.clone(),
-            None => self.variables.insert(variables(role)?).clone(),
+            Some(read) => read.as_ref().clone(),
+            None => self.variables.insert(Box::new(variables(role)?)).as_ref().clone(),
         };
         let inherited = match role {
             Role::Step => inherited(spank)?,
