@@ -43,6 +43,8 @@ pub struct Site {
     pub container: Container,
     /// `[volatile]`
     pub volatile: Volatile,
+    /// `[named]`
+    pub named: Named,
     /// `[environment]`
     pub environment: Rules,
     /// `[mpi]`
@@ -107,6 +109,14 @@ pub struct Container {
 pub struct Volatile {
     /// tmpfs(5) size: bytes with k, m, g, or a percentage of memory.
     pub size: String,
+}
+
+/// Containers that outlive a step.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Named {
+    /// Where they are noted.
+    pub dir: AbsPath,
 }
 
 /// The host's MPI in containers (D9).

@@ -12,11 +12,12 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During};
 use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
+use crate::missing;
 use crate::rootfs::{kind, relative};
 use crate::sources::Sources;
 use crate::sys::{confine, unshare};
 use crate::timing::Clock;
-use crate::volatile::Volatile;
+use crate::volatile::{Layers, Volatile};
 
 /// Size of the private tmpfs: texts (two of at most a little over a MiB, and a loader's cache of at most a little
 /// over 16) and empty mount points.
@@ -27,12 +28,21 @@ const SCRATCH_SIZE: &str = "size=32m";
 pub(crate) struct Act<'a> {
     /// The plan.
     pub plan: &'a LaunchPlan,
-    /// The image, mounted and attached nowhere.
-    pub image: OwnedFd,
+    /// What the container's root is made of.
+    pub root: Root,
     /// Sources, opened while deciding.
     pub sources: &'a Sources<'a>,
     /// How volatile directories are made.
     pub volatile: Volatile,
+}
+
+/// What a root is made of; mounted and attached nowhere.
+#[derive(Debug)]
+pub(crate) enum Root {
+    /// The image.
+    Image(OwnedFd),
+    /// A writable container that outlives the step; changes to it are seen by all who have it.
+    Kept(OwnedFd),
 }
 
 /// Acts the plan out on the calling thread, which is in the new namespace afterwards and fit for nothing else.
@@ -44,9 +54,25 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
     let namespace = new_namespace().during(Phase::Namespace)?;
     clock.enter(Phase::Rootfs);
     let scratch = Scratch::new().during(Phase::Rootfs)?;
-    let root = root(act.plan, act.image, &scratch).during(Phase::Rootfs)?;
-    clock.enter(Phase::Binds);
+    let owner = act.volatile.owner();
     let mut volatile = act.volatile.at(&scratch);
+    let root = match act.root {
+        Root::Image(image) if !act.plan.writable => {
+            root(act.plan, image, &scratch).during(Phase::Rootfs)?
+        }
+        Root::Image(image) => {
+            let whole = whole(image, &scratch, &mut volatile)?;
+            missing::make(&whole, &act.plan.skeleton, owner).during(Phase::Rootfs)?;
+            whole
+        }
+        Root::Kept(kept) => {
+            missing::make(&kept, &act.plan.skeleton, owner).during(Phase::Rootfs)?;
+            let place = new_dir(scratch.dir.as_fd(), c"root").during(Phase::Rootfs)?;
+            attach(kept.as_fd(), place.as_fd(), "/".as_ref()).during(Phase::Rootfs)?;
+            kept
+        }
+    };
+    clock.enter(Phase::Binds);
     for op in &act.plan.mounts {
         match op {
             Op::Bind { .. } => {
@@ -65,9 +91,32 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
             Op::Tmpfs { .. } | Op::Squashfs { .. } | Op::Scratch { .. } | Op::Make { .. } => todo!(),
         }
     }
+    if act.plan.writable {
+        missing::links(&root, &act.plan.skeleton).during(Phase::Binds)?;
+    }
     clock.enter(Phase::Pivot);
     pivot(&root).during(Phase::Pivot)?;
     Ok(namespace)
+}
+
+/// A namespace whose root is the whole of `image`, writable, and nothing else. The calling thread is in it afterwards.
+pub(crate) fn bare(image: OwnedFd, volatile: Volatile) -> Result<OwnedFd, Failure> {
+    let namespace = new_namespace().during(Phase::Namespace)?;
+    let scratch = Scratch::new().during(Phase::Rootfs)?;
+    let mut volatile = volatile.at(&scratch);
+    let root = whole(image, &scratch, &mut volatile)?;
+    pivot(&root).during(Phase::Pivot)?;
+    Ok(namespace)
+}
+
+/// The whole of the image, writable, attached in this namespace.
+fn whole(image: OwnedFd, scratch: &Scratch, volatile: &mut Layers<'_>) -> Result<OwnedFd, Failure> {
+    let lower = new_dir(scratch.dir.as_fd(), c"image").during(Phase::Rootfs)?;
+    attach(image.as_fd(), lower.as_fd(), "image".as_ref()).during(Phase::Rootfs)?;
+    let overlay = volatile.whole(&image)?;
+    let place = new_dir(scratch.dir.as_fd(), c"root").during(Phase::Rootfs)?;
+    attach(overlay.as_fd(), place.as_fd(), "/".as_ref()).during(Phase::Rootfs)?;
+    Ok(overlay)
 }
 
 /// Clones every source, with all that is mounted below it.

@@ -30,6 +30,9 @@ pub struct Container {
     pub timings: Timings,
     /// The process that serves the image (a pidfd, close-on-exec), where one does.
     pub(crate) server: Option<OwnedFd>,
+    /// What lets other steps join; held open for them.
+    #[expect(dead_code, reason = "a descriptor that others read")]
+    pub(crate) told: OwnedFd,
 }
 
 impl Container {

@@ -19,6 +19,10 @@ pub enum Phase {
     Image,
     /// Mounting the image.
     Mount,
+    /// Taking or making a container that the job keeps.
+    Kept,
+    /// Finding the container of a running step.
+    Running,
     /// Reading the image's tree and deciding the plan.
     Plan,
     /// Cloning the sources of binds.
@@ -46,6 +50,8 @@ impl fmt::Display for Phase {
             Phase::Credentials => "cannot act as the user",
             Phase::Image => "cannot open the image",
             Phase::Mount => "cannot mount the image",
+            Phase::Kept => "cannot take the named container",
+            Phase::Running => "cannot join the running step",
             Phase::Plan => "cannot read the image's tree",
             Phase::Sources => "cannot bind a source",
             Phase::Namespace => "cannot make a mount namespace",
@@ -127,6 +133,8 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         (Phase::Mount, Errno::INVAL | Errno::IO) => {
             "the image may be damaged, or compressed in a way this kernel was built without; pull it again"
         }
+        (Phase::Kept, Errno::TIMEDOUT) => "another step is making the container and is slow; try again",
+        (Phase::Kept, Errno::NOSPC) => "the job keeps too many containers on this node; use fewer names",
         (Phase::Mount | Phase::Volatile | Phase::Rootfs, Errno::NOMEM | Errno::NOSPC) => {
             "the node is short of memory"
         }

@@ -3,11 +3,13 @@
 use std::os::fd::OwnedFd;
 
 use grus_core::image::ImageMeta;
+use grus_core::name::Name;
+use grus_core::path::AbsPath;
 use grus_core::plan::{decide, How, Launch, Opener};
 use grus_core::refusal::printable;
 use rustix::process::Pid;
 
-use crate::apply::{apply, Act};
+use crate::apply::{apply, Act, Root};
 use crate::builder::Inputs;
 use crate::call::During;
 use crate::container::Container;
@@ -15,6 +17,7 @@ use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
+use crate::kept::Keeper;
 use crate::rootfs::Tree;
 use crate::ruling::ruling;
 use crate::sources::Sources;
@@ -22,7 +25,24 @@ use crate::timing::Clock;
 use crate::upper::Admitted;
 use crate::verify::verify;
 use crate::volatile::Volatile;
-use crate::{fuse, loopdev, repository};
+use crate::{fuse, loopdev, repository, running};
+
+/// What a container's root is made of, and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// The root.
+    pub root: Root,
+    /// The image's file.
+    pub image: AbsPath,
+    /// How it is mounted.
+    pub how: How,
+    /// Its metadata, where it has some.
+    pub meta: Option<ImageMeta>,
+    /// A pidfd of the process that serves it, where one does.
+    pub server: Option<OwnedFd>,
+    /// That process, if it was started here and may be ended with this launch.
+    pub pid: Option<Pid>,
+}
 
 /// Builds the container. `follow` brings the thread to the caller's mount namespace; `progress` is told each phase,
 /// and the process id of an image's server while it could be waited for.
@@ -34,25 +54,51 @@ pub(crate) fn container(
 ) -> Result<Container, Failure> {
     let mut clock = Clock::start(Phase::Credentials);
     let credentials = Credentials::of(inputs.uid, inputs.gid, &inputs.gids).during(Phase::Credentials)?;
+    if let Some(Name::OfStep { job, step }) = inputs.request.name {
+        return running::join(inputs, job, step, clock);
+    }
+    progress(Phase::Kept, None);
+    let keeper = Keeper::of(inputs, deadline)?;
     clock.enter(Phase::Handover);
     follow()?;
-    progress(Phase::Image, None);
-    clock.enter(Phase::Image);
-    let (image, meta) = open(inputs, &credentials)?;
-    let how = image.how(inputs.image.as_path(), &inputs.site)?;
-    progress(Phase::Mount, None);
-    clock.enter(Phase::Mount);
-    let server = std::cell::Cell::new(None);
-    let (mount, watch) = mount(inputs, &image, how, |pid| {
-        server.set(Some(pid));
-        progress(Phase::Mount, Some(pid));
-    })?;
-    progress(Phase::Plan, server.get());
+    let ground = match keeper {
+        None => image(inputs, &credentials, &mut clock, &progress)?,
+        Some(keeper) => {
+            clock.enter(Phase::Kept);
+            progress(Phase::Kept, None);
+            let made = || image(inputs, &credentials, &mut clock, &progress);
+            keeper.take(inputs, volatile(inputs, deadline), deadline, made)?
+        }
+    };
+    let own;
+    let inputs = match ground.image == inputs.image {
+        true => inputs,
+        false => {
+            own = Inputs { image: ground.image.clone(), ..inputs.clone() };
+            &own
+        }
+    };
+    on(ground, inputs, &credentials, deadline, clock, progress)
+}
+
+/// Builds the container on its ground.
+fn on(
+    ground: Ground,
+    inputs: &Inputs,
+    credentials: &Credentials,
+    deadline: &Deadline,
+    mut clock: Clock,
+    progress: impl Fn(Phase, Option<Pid>),
+) -> Result<Container, Failure> {
+    let Ground { root, how, meta, server, pid, .. } = ground;
+    progress(Phase::Plan, pid);
     clock.enter(Phase::Plan);
-    let sources = Sources::new(&credentials);
+    let sources = Sources::new(credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
-    let tree = Tree::new(&mount);
-    let ruling = ruling(inputs, &credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
+    let tree = match &root {
+        Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
+    };
+    let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -63,15 +109,43 @@ pub(crate) fn container(
         swap: ruling.as_ref().map(|ruling| &ruling.swap),
     };
     let plan = decide(&launch, &tree, &sources)?;
-    progress(Phase::Rootfs, server.get());
-    let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
-    let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
-    let volatile = Volatile { size: inputs.site.volatile.size.clone(), who };
-    let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
-    progress(Phase::Verify, server.get());
+    progress(Phase::Rootfs, pid);
+    let volatile = volatile(inputs, deadline);
+    let namespace = apply(Act { plan: &plan, root, sources: &sources, volatile }, &mut clock)?;
+    progress(Phase::Verify, pid);
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
-    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server: watch })
+    let told = running::told(inputs, &plan, &namespace).during(Phase::Verify)?;
+    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server, told })
+}
+
+/// Layers for this user.
+fn volatile(inputs: &Inputs, deadline: &Deadline) -> Volatile {
+    let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
+    let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
+    Volatile { size: inputs.site.volatile.size.clone(), who }
+}
+
+/// The image, opened and mounted.
+fn image(
+    inputs: &Inputs,
+    credentials: &Credentials,
+    clock: &mut Clock,
+    progress: impl Fn(Phase, Option<Pid>),
+) -> Result<Ground, Failure> {
+    progress(Phase::Image, None);
+    clock.enter(Phase::Image);
+    let (image, meta) = open(inputs, credentials)?;
+    let how = image.how(inputs.image.as_path(), &inputs.site)?;
+    progress(Phase::Mount, None);
+    clock.enter(Phase::Mount);
+    let pid = std::cell::Cell::new(None);
+    let (mount, server) = mount(inputs, &image, how, |started| {
+        pid.set(Some(started));
+        progress(Phase::Mount, Some(started));
+    })?;
+    let image = inputs.image.clone();
+    Ok(Ground { root: Root::Image(mount), image, how, meta, server, pid: pid.get() })
 }
 
 /// The image's name, for messages.

@@ -6,6 +6,7 @@
 //! container or a failed task: never the bare host, never a drained node (DESIGN D2).
 
 pub mod abi;
+mod epilog;
 pub mod hooks;
 mod image;
 mod journal;

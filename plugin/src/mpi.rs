@@ -71,7 +71,11 @@ pub fn shown(request: &Request) -> String {
     match &request.image {
         Some(Image::Reference(reference)) => reference.familiar(),
         Some(Image::File(path)) => path.to_string(),
-        None | Some(Image::None) => "no container".into(),
+        None => match &request.name {
+            Some(name) => format!("container '{name}'"),
+            None => "no container".into(),
+        },
+        Some(Image::None) => "no container".into(),
     }
 }
 

@@ -11,13 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use grus_core::name::Name;
 use grus_core::path::AbsPath;
 use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::{Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
-use grus_enter::{account, Builder, Container, Failure, Inputs, TIME_LIMIT};
+use grus_enter::{account, Builder, Container, Failure, Inputs, StepId, TIME_LIMIT};
 use slurm_spank::{SpankError, SpankHandle};
 
 use crate::hooks::Hook;
@@ -88,9 +89,11 @@ impl Step {
         }
         *self = match hook {
             Hook::UserInit | Hook::TaskExit => tell(Failed { refusal, told: false }, spank),
-            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit => {
-                Step::failed(refusal)
-            }
+            Hook::Init
+            | Hook::InitPostOpt
+            | Hook::TaskInitPrivileged
+            | Hook::TaskInit
+            | Hook::JobEpilog => Step::failed(refusal),
         };
         if hook == Hook::TaskInit {
             self.enter_or_end();
@@ -301,14 +304,10 @@ fn inputs(
     place: &Place,
     spank: &SpankHandle,
 ) -> Result<Inputs, Refusal> {
-    let resolved = request.resolved.clone().ok_or_else(|| {
-        Refusal::user("the container options name no image that was found at submission")
-            .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
-    })?;
     let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
     let gids = spank.job_supplementary_gids().map_err(unreadable)?;
-    let (job, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
-    let mut slurm_paths = place.launch_paths(job, step, uid);
+    let (job_id, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
+    let mut slurm_paths = place.launch_paths(job_id, step, uid);
     if step == SLURM_BATCH_SCRIPT {
         // The copy of the script in the spool directory, which is what gets executed.
         let argv = spank.job_argv().map_err(unreadable)?;
@@ -322,17 +321,16 @@ fn inputs(
     };
     let platform = Platform::here();
     let node = Some(place.node.clone());
-    let image = image::on_node(&request, resolved.path.clone(), &platform)?;
-    if image != resolved.path {
-        // Of another image.
-        request.ruling = None;
-    }
+    let image = image_of(&mut request, &platform)?;
+    let restart = job.environment.get("SLURM_RESTART_COUNT").and_then(|count| count.parse().ok());
+    let step = StepId { job: job_id, step, restart: restart.unwrap_or_default() };
     Ok(Inputs {
         request,
         site,
         stacks: Some(stacks),
         job,
         image,
+        step,
         uid,
         gid,
         gids,
@@ -340,6 +338,23 @@ fn inputs(
         node,
         limit: TIME_LIMIT,
     })
+}
+
+/// The image's file on this node. None is needed where a container is taken by its name.
+fn image_of(request: &mut Request, platform: &Platform) -> Result<AbsPath, Refusal> {
+    if request.image.is_none() || matches!(request.name, Some(Name::OfStep { .. })) {
+        return Ok(AbsPath::root());
+    }
+    let resolved = request.resolved.clone().ok_or_else(|| {
+        Refusal::user("the container options name no image that was found at submission")
+            .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
+    })?;
+    let image = image::on_node(request, resolved.path.clone(), platform)?;
+    if image != resolved.path {
+        // Of another image.
+        request.ruling = None;
+    }
+    Ok(image)
 }
 
 /// The job's directory: Slurm has changed to it, or to a substitute where it is missing.

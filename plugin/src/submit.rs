@@ -91,10 +91,16 @@ fn prepare(
     spank: &SpankHandle,
 ) -> Result<String, Refusal> {
     let own = typed::request(typed.iter().map(|(spec, value)| (*spec, value.as_str())), &directory()?)?;
+    let joined = own.joins().then(|| own.pointless());
     let mut request = own.over(inherited.unwrap_or_default());
-    let pointless = request.pointless();
+    request.check()?;
+    let (why, pointless) = match joined {
+        Some(pointless) => ("a running step's container is joined as it is, so", pointless),
+        None if request.joins() => ("", vec![]),
+        None => ("without --container-image", request.pointless()),
+    };
     if !pointless.is_empty() {
-        say::note(&format!("without --container-image these have no effect: --{}", pointless.join(", --")));
+        say::note(&format!("{why} these have no effect: --{}", pointless.join(", --")));
     }
     if request.image.is_none() {
         refuse_slurms_own_option()?;
@@ -105,6 +111,9 @@ fn prepare(
     let arguments = spank.plugin_argv().map_err(|error| Refusal::site(error.to_string()))?;
     let site = settings::site(&arguments)?;
     let grus = Program::new(&site, settings::config(&arguments)?);
+    if request.joins() {
+        return request.encode();
+    }
     if request.resolved.is_none() {
         request.resolved = image::resolve(&request, &site, &grus)?;
     }
