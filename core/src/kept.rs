@@ -109,7 +109,9 @@ pub fn missing(name: &str, must_exist: bool) -> Refusal {
     let what = format!("this job has no container '{}' on this node", printable(name));
     Refusal::user(what).hint(match must_exist {
         true => "a step on this node must make it first; without ':exec' it is made of --container-image",
-        false => "pass --container-image, of which it is made, or run a step that makes it on this node first",
+        false => {
+            "pass --container-image, of which it is made, or run a step that makes it on this node first"
+        }
     })
 }
 

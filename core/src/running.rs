@@ -54,8 +54,9 @@ impl Running {
 
 /// The refusal of a step that has no container here. Other users' steps are not told from missing ones.
 pub fn not_there(job: u32, step: u32) -> Refusal {
-    Refusal::user(format!("no step {job}.{step} of yours runs in a container on this node"))
-        .hint("'squeue --steps --me' lists your steps and their nodes; a step without a container cannot be joined")
+    Refusal::user(format!("no step {job}.{step} of yours runs in a container on this node")).hint(
+        "'squeue --steps --me' lists your steps and their nodes; a step without a container cannot be joined",
+    )
 }
 
 #[cfg(test)]

@@ -57,9 +57,7 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
     let owner = act.volatile.owner();
     let mut volatile = act.volatile.at(&scratch);
     let root = match act.root {
-        Root::Image(image) if !act.plan.writable => {
-            root(act.plan, image, &scratch).during(Phase::Rootfs)?
-        }
+        Root::Image(image) if !act.plan.writable => root(act.plan, image, &scratch).during(Phase::Rootfs)?,
         Root::Image(image) => {
             let whole = whole(image, &scratch, &mut volatile)?;
             missing::make(&whole, &act.plan.skeleton, owner).during(Phase::Rootfs)?;

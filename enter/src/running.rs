@@ -2,7 +2,7 @@
 //!
 //! A step's slurmstepd holds the container's namespace, and beside it a file in memory that says whose it is and what
 //! its tasks were given. A joining step's slurmstepd reads both from the other's open files (proc_pid_fd(5)), which
-//! only root can do; and it trusts only a process whose real user id is root's and whose program is slurmstepd.
+//! only root can do; and it trusts only a process whose real user id is root's and whose program is its own.
 //!
 //! All is read below one descriptor of `/proc/PID`. Such a descriptor is of that one process: once it has ended,
 //! nothing is found there, whoever has its number then.
@@ -10,7 +10,6 @@
 use std::ffi::CStr;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use grus_core::plan::{How, LaunchPlan};
 use grus_core::running::{not_there, Running, MAX_TEXT, MEMORY_FILE};
@@ -79,14 +78,18 @@ pub(crate) fn any_of(job: u32) -> bool {
 
 /// Slurm's daemons of steps whose title begins like this and ends with the step's number or goes on after it.
 fn daemons(title: &str) -> impl Iterator<Item = Process> + use<'_> {
-    let entries = open_own("/proc", OFlags::RDONLY | OFlags::DIRECTORY).and_then(|dir| {
-        Dir::read_from(dir).map_err(|e| Broken::new("getdents64(/proc)", e))
-    });
+    let entries = open_own("/proc", OFlags::RDONLY | OFlags::DIRECTORY)
+        .and_then(|dir| Dir::read_from(dir).map_err(|e| Broken::new("getdents64(/proc)", e)));
     let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_owned());
     names.filter(|name| name.to_bytes()[0].is_ascii_digit()).filter_map(|name| {
         let process = Process::open(&name)?;
         process.is_daemon(title).then_some(process)
     })
+}
+
+/// The path of this very program: slurmstepd, whatever a distribution calls it.
+fn own_program() -> Option<String> {
+    Process::open(c"self")?.program()
 }
 
 /// A process, by its directory in /proc.
@@ -114,9 +117,13 @@ impl Process {
         let ids: Vec<&str> = ids.split_whitespace().collect();
         // Real and saved: it may be acting as its user at the moment.
         let roots = ids.first() == Some(&"0") && ids.get(2) == Some(&"0");
-        let program = self.link("exe").unwrap_or_default();
-        let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
-        roots && Path::new(program).file_name().is_some_and(|name| name == "slurmstepd")
+        roots && self.program().is_some_and(|program| Some(program) == own_program())
+    }
+
+    /// Its program's path, also where an upgrade has replaced that.
+    fn program(&self) -> Option<String> {
+        let path = rustix::fs::readlinkat(&self.dir, "exe", Vec::new()).ok()?.into_string().ok()?;
+        Some(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
     }
 
     /// What it says of its container.
@@ -139,13 +146,15 @@ impl Process {
         let names = Dir::read_from(&dir).ok()?.flatten().map(|entry| entry.file_name().to_owned());
         names.filter(|name| name.to_bytes()[0].is_ascii_digit()).find_map(|name| {
             let link = rustix::fs::readlinkat(&dir, &name, Vec::new()).ok()?;
-            (link.to_bytes() == shown.as_bytes())
-                .then(|| rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok())?
+            (link.to_bytes() == shown.as_bytes()).then(|| {
+                rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+            })?
         })
     }
 
     fn read(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
-        let file = rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let file =
+            rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         self.read_file(file, limit)
     }
 
@@ -154,10 +163,6 @@ impl Process {
         std::fs::File::from(file).take(limit as u64).read_to_end(&mut bytes).ok()?;
         Some(bytes)
     }
-
-    fn link(&self, name: &str) -> Option<String> {
-        rustix::fs::readlinkat(&self.dir, name, Vec::new()).ok()?.into_string().ok()
-    }
 }
 
 #[cfg(test)]
@@ -165,12 +170,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_title_alone_makes_no_daemon() {
-        let pid = std::ffi::CString::new(std::process::id().to_string()).expect("a number");
-        let own = Process::open(&pid).expect("this process");
-        let title = String::from_utf8(own.read("cmdline", 4096).expect("proc")).expect("UTF-8");
-        let title = title.split('\0').next().unwrap_or_default();
-        assert!(!own.is_daemon(title), "it is not slurmstepd");
-        assert!(own.told().is_none());
+    fn title_program_and_user_make_a_daemon() {
+        let own = Process::open(c"self").expect("this process");
+        assert_eq!(own.program(), std::env::current_exe().ok().map(|path| path.display().to_string()));
+        assert!(!own.is_daemon("slurmstepd: [1.0"), "another title");
+        assert!(own.told().is_none(), "no container");
+        // The first process is root's and has a title of its own, but another program.
+        let first = Process::open(c"1").expect("init");
+        let title = first.read("cmdline", 4096).unwrap_or_default();
+        let title = String::from_utf8_lossy(&title).into_owned() + ".";
+        assert!(!first.is_daemon(title.trim_end_matches('.')));
     }
 }

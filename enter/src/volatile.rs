@@ -98,7 +98,8 @@ impl Layers<'_> {
     }
 
     fn not_filled(&self, broken: Broken, what: &str, less: &str) -> Failure {
-        let refuse = |why: &str, hint: &str| Failure::from(Refusal::user(format!("{what}: {why}")).hint(hint));
+        let refuse =
+            |why: &str, hint: &str| Failure::from(Refusal::user(format!("{what}: {why}")).hint(hint));
         match broken.errno {
             Errno::TIMEDOUT => refuse("it holds too many files to prepare in time", less),
             Errno::TOOBIG => refuse(&format!("it holds more than {MOST} files"), less),

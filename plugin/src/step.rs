@@ -89,11 +89,9 @@ impl Step {
         }
         *self = match hook {
             Hook::UserInit | Hook::TaskExit => tell(Failed { refusal, told: false }, spank),
-            Hook::Init
-            | Hook::InitPostOpt
-            | Hook::TaskInitPrivileged
-            | Hook::TaskInit
-            | Hook::JobEpilog => Step::failed(refusal),
+            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit | Hook::JobEpilog => {
+                Step::failed(refusal)
+            }
         };
         if hook == Hook::TaskInit {
             self.enter_or_end();

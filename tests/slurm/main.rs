@@ -13,6 +13,7 @@ mod lab;
 mod leaks;
 mod mounts;
 mod mpi;
+mod named;
 mod plugin;
 mod pull;
 mod swap;
@@ -42,6 +43,7 @@ macro_rules! tests {
 const AREAS: &[(&str, &[Test])] = &[
     ("cluster", cluster::TESTS),
     ("mounts", mounts::TESTS),
+    ("named", named::TESTS),
     ("identity", identity::TESTS),
     ("environment", environment::TESTS),
     ("tasks", tasks::TESTS),

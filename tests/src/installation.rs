@@ -30,7 +30,9 @@ impl Cluster {
             fs::rename(new, to)?;
         }
         self.write_site("")?;
-        self.write_plugstack(REQUIRED)
+        self.write_plugstack(REQUIRED)?;
+        // slurmd looks once, when it starts, whether a plugin has an epilog.
+        (1..=self.nodes()).try_for_each(|node| self.restart_slurmd(node))
     }
 
     /// The installed `grus`.

@@ -57,9 +57,8 @@ impl Jobs {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(Broken::new(format!("mkdir({})", shown(path)), e).during(Phase::Kept)),
         }
-        Self::existing(path, node, job)?.ok_or_else(|| {
-            Broken::new(format!("open({})", shown(path)), Errno::NOENT).during(Phase::Kept)
-        })
+        Self::existing(path, node, job)?
+            .ok_or_else(|| Broken::new(format!("open({})", shown(path)), Errno::NOENT).during(Phase::Kept))
     }
 
     /// The same, where it is there.
@@ -225,7 +224,10 @@ impl Slot {
             Err(e) => Err(Broken::new(call, e)),
         };
         gone(rustix::fs::unlinkat(&self.dir, NOTE, AtFlags::empty()), "unlinkat(container.json)")?;
-        gone(rustix::mount::unmount(self.pin(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW), "umount2(ns)")?;
+        gone(
+            rustix::mount::unmount(self.pin(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW),
+            "umount2(ns)",
+        )?;
         gone(rustix::fs::unlinkat(&self.dir, NAMESPACE, AtFlags::empty()), "unlinkat(ns)")
     }
 
