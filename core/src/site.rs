@@ -48,6 +48,8 @@ pub struct Site {
     pub tmpfs: Tmpfs,
     /// `[scratch]`
     pub scratch: Scratch,
+    /// `[named]`
+    pub named: Named,
     /// `[environment]`
     pub environment: Rules,
     /// `[mpi]`
@@ -137,6 +139,14 @@ pub struct Scratch {
     pub size_limit: Size,
     /// The mkfs.ext4 program.
     pub mkfs: AbsPath,
+}
+
+/// Containers that outlive a step.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Named {
+    /// Where they are noted.
+    pub dir: AbsPath,
 }
 
 /// The host's MPI in containers (D9).

@@ -117,6 +117,13 @@ pub const KEYS: &[Key] = &[
         text: "The mkfs.ext4 program. It must be owned by root and not writable by others.",
     },
     Key {
+        name: "named.dir",
+        default: "\"/run/grus\"",
+        text: "Where slurmstepd notes the containers that jobs keep on this node (--container-name): a directory of \
+               the node's own that root alone can write, best on a tmpfs. It is made if it is missing. Each job \
+               has a mount in it, which the job's end removes.",
+    },
+    Key {
         name: "environment.set",
         default: "{}",
         text: "Variables set in every container, for example { SITE = \"alps\" }.",

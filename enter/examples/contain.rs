@@ -18,7 +18,7 @@ use grus_core::platform::Platform;
 use grus_core::request::{Image, Request};
 use grus_core::site::Site;
 use grus_core::swap::Ruling;
-use grus_enter::{Builder, Inputs, Phase, TIME_LIMIT};
+use grus_enter::{Builder, Inputs, Phase, StepId, TIME_LIMIT};
 
 fn main() -> ExitCode {
     match run() {
@@ -93,6 +93,7 @@ fn inputs() -> Result<Inputs, Box<dyn Error>> {
         stacks: None,
         job: Job { user, workdir: AbsPath::root(), environment: BTreeMap::new(), slurm_paths: vec![] },
         image: AbsPath::root(),
+        step: StepId::default(),
         uid: 0,
         gid: 0,
         gids: vec![],

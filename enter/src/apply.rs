@@ -13,12 +13,13 @@ use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, sta
 use crate::empty::Empty;
 use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
+use crate::missing;
 use crate::rootfs::kind;
 use crate::skeleton::Skeleton;
 use crate::sources::Sources;
 use crate::sys::{confine, unshare};
 use crate::timing::Clock;
-use crate::volatile::Volatile;
+use crate::volatile::{Layers, Volatile};
 
 /// Size of the private tmpfs: texts (two of at most a little over a MiB, and a loader's cache of at most a little
 /// over 16) and empty mount points.
@@ -29,8 +30,8 @@ const SCRATCH_SIZE: &str = "size=32m";
 pub(crate) struct Act<'a> {
     /// The plan.
     pub plan: &'a LaunchPlan,
-    /// The image, mounted and attached nowhere.
-    pub image: OwnedFd,
+    /// What the container's root is made of.
+    pub root: Root,
     /// Sources, opened while deciding.
     pub sources: &'a Sources<'a>,
     /// What was made for the plan's mounts, as [`crate::own::Maker`] returns it.
@@ -39,6 +40,15 @@ pub(crate) struct Act<'a> {
     pub user: (u32, u32),
     /// How volatile directories are made.
     pub volatile: Volatile,
+}
+
+/// What a root is made of; mounted and attached nowhere.
+#[derive(Debug)]
+pub(crate) enum Root {
+    /// The image.
+    Image(OwnedFd),
+    /// A writable container that outlives the step; changes to it are seen by all who have it.
+    Kept(OwnedFd),
 }
 
 /// Acts the plan out on the calling thread, which is in the new namespace afterwards and fit for nothing else.
@@ -50,10 +60,23 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
     let namespace = new_namespace().during(Phase::Namespace)?;
     clock.enter(Phase::Rootfs);
     let scratch = Scratch::new().during(Phase::Rootfs)?;
-    let root = root(act.plan, act.image, &scratch).during(Phase::Rootfs)?;
-    clock.enter(Phase::Binds);
     let mut volatile = act.volatile.at(&scratch);
     let mut empty = Empty::of(act.user.0, act.user.1);
+    let root = match act.root {
+        Root::Image(image) if !act.plan.writable => root(act.plan, image, &scratch).during(Phase::Rootfs)?,
+        Root::Image(image) => {
+            let whole = whole(image, &scratch, &mut volatile)?;
+            missing::make(&whole, &act.plan.skeleton, act.user).during(Phase::Rootfs)?;
+            whole
+        }
+        Root::Kept(kept) => {
+            missing::make(&kept, &act.plan.skeleton, act.user).during(Phase::Rootfs)?;
+            let place = new_dir(scratch.dir.as_fd(), c"root").during(Phase::Rootfs)?;
+            attach(kept.as_fd(), place.as_fd(), "/".as_ref()).during(Phase::Rootfs)?;
+            kept
+        }
+    };
+    clock.enter(Phase::Binds);
     for (op, own) in act.plan.mounts.iter().zip(act.own) {
         match op {
             Op::Bind { .. } => {
@@ -80,9 +103,32 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
         }
     }
     empty.close().during(Phase::Binds)?;
+    if act.plan.writable {
+        missing::links(&root, &act.plan.skeleton).during(Phase::Binds)?;
+    }
     clock.enter(Phase::Pivot);
     pivot(&root).during(Phase::Pivot)?;
     Ok(namespace)
+}
+
+/// A namespace whose root is the whole of `image`, writable, and nothing else. The calling thread is in it afterwards.
+pub(crate) fn bare(image: OwnedFd, volatile: Volatile) -> Result<OwnedFd, Failure> {
+    let namespace = new_namespace().during(Phase::Namespace)?;
+    let scratch = Scratch::new().during(Phase::Rootfs)?;
+    let mut volatile = volatile.at(&scratch);
+    let root = whole(image, &scratch, &mut volatile)?;
+    pivot(&root).during(Phase::Pivot)?;
+    Ok(namespace)
+}
+
+/// The whole of the image, writable, attached in this namespace.
+fn whole(image: OwnedFd, scratch: &Scratch, volatile: &mut Layers<'_>) -> Result<OwnedFd, Failure> {
+    let lower = new_dir(scratch.dir.as_fd(), c"image").during(Phase::Rootfs)?;
+    attach(image.as_fd(), lower.as_fd(), "image".as_ref()).during(Phase::Rootfs)?;
+    let overlay = volatile.whole(&image)?;
+    let place = new_dir(scratch.dir.as_fd(), c"root").during(Phase::Rootfs)?;
+    attach(overlay.as_fd(), place.as_fd(), "/".as_ref()).during(Phase::Rootfs)?;
+    Ok(overlay)
 }
 
 /// Clones every source, with all that is mounted below it.

@@ -43,8 +43,10 @@ pub struct Inputs {
     pub stacks: Option<PathBuf>,
     /// The job.
     pub job: Job,
-    /// The image file that submission found; opened as the user.
+    /// The image file that submission found; opened as the user. `/` where the request names a container and no image.
     pub image: AbsPath,
+    /// The step.
+    pub step: StepId,
     /// The user's id.
     pub uid: u32,
     /// The user's primary group.
@@ -57,6 +59,17 @@ pub struct Inputs {
     pub node: Option<String>,
     /// How long [`Builder::build`] waits; [`TIME_LIMIT`] unless there is a reason.
     pub limit: Duration,
+}
+
+/// A step, as far as containers that outlive it depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepId {
+    /// Its job.
+    pub job: u32,
+    /// Its number.
+    pub step: u32,
+    /// How often the job was started again (requeue).
+    pub restart: u32,
 }
 
 /// A thread that waits to build one container. Dropping it ends the thread.

@@ -45,6 +45,7 @@ fn inputs(image: &AbsPath, source: &Path) -> Inputs {
         stacks: None,
         job: Job { user, workdir: AbsPath::root(), environment: BTreeMap::new(), slurm_paths: vec![] },
         image: image.clone(),
+        step: StepId::default(),
         uid: 54321,
         gid: 54321,
         gids: vec![54321, 50],

@@ -38,6 +38,9 @@ pub struct Container {
     pub(crate) user: Option<OwnedFd>,
     /// The processes that serve the image and other SquashFS files.
     pub(crate) servers: Vec<Server>,
+    /// What lets other steps join; held open for them.
+    #[expect(dead_code, reason = "a descriptor that others read")]
+    pub(crate) told: OwnedFd,
 }
 
 /// A process that serves a SquashFS file.

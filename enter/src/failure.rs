@@ -19,6 +19,10 @@ pub enum Phase {
     Image,
     /// Mounting the image.
     Mount,
+    /// Taking or making a container that the job keeps.
+    Kept,
+    /// Finding the container of a running step.
+    Running,
     /// Reading the image's tree and deciding the plan.
     Plan,
     /// Cloning the sources of binds.
@@ -48,6 +52,8 @@ impl fmt::Display for Phase {
             Phase::Credentials => "cannot act as the user",
             Phase::Image => "cannot open the image",
             Phase::Mount => "cannot mount the image",
+            Phase::Kept => "cannot take the named container",
+            Phase::Running => "cannot join the running step",
             Phase::Plan => "cannot read the image's tree",
             Phase::Sources => "cannot bind a source",
             Phase::Own => "cannot make a mount",
@@ -136,6 +142,8 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         (Phase::Own, Errno::INVAL | Errno::IO) => {
             "the file may be damaged, or compressed in a way this kernel was built without"
         }
+        (Phase::Kept, Errno::TIMEDOUT) => "another step is making the container and is slow; try again",
+        (Phase::Kept, Errno::NOSPC) => "the job keeps too many containers on this node; use fewer names",
         (Phase::Mount | Phase::Own | Phase::Volatile | Phase::Rootfs, Errno::NOMEM | Errno::NOSPC) => {
             "the node is short of memory"
         }

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use grus_core::image::ImageMeta;
+use grus_core::name::Name;
 use grus_core::path::AbsPath;
-use grus_core::plan::{decide, How, Launch, LaunchPlan, Op, Opener};
+use grus_core::plan::{decide, How, Launch, Op, Opener};
 use grus_core::refusal::printable;
 use grus_core::request::Image as Asked;
 use rustix::process::Pid;
 
-use crate::apply::{apply, Act};
+use crate::apply::{apply, Act, Root};
 use crate::builder::Inputs;
 use crate::call::During;
 use crate::container::Container;
@@ -18,6 +19,7 @@ use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
+use crate::kept::Keeper;
 use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::node_ruling::ruling;
 use crate::own::Maker;
@@ -28,7 +30,42 @@ use crate::timing::Clock;
 use crate::upper::Admitted;
 use crate::verify::verify;
 use crate::volatile::Volatile;
-use crate::{fuse, loopdev, repository};
+use crate::{fuse, loopdev, repository, running};
+
+/// What a container's root is made of, and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// The root.
+    pub root: Root,
+    /// The image's file.
+    pub image: AbsPath,
+    /// How it is mounted.
+    pub how: How,
+    /// Its metadata, where it has some.
+    pub meta: Option<ImageMeta>,
+    /// A pidfd of the process that serves it, where one does.
+    pub server: Option<OwnedFd>,
+    /// That process, if it was started here.
+    pub pid: Option<Pid>,
+}
+
+/// How far a build is, told to whoever waits for it.
+struct Progress<T> {
+    tell: T,
+    /// Servers of SquashFS files that could be waited for, and end with a launch that takes too long.
+    servers: RefCell<Vec<Pid>>,
+}
+
+impl<T: Fn(Phase, &[Pid])> Progress<T> {
+    fn at(&self, phase: Phase) {
+        (self.tell)(phase, &self.servers.borrow());
+    }
+
+    fn started(&self, phase: Phase, pid: Pid) {
+        self.servers.borrow_mut().push(pid);
+        self.at(phase);
+    }
+}
 
 /// Builds the container. `follow` brings the thread to the caller's mount namespace; `progress` is told each phase,
 /// and the process ids of servers of SquashFS files while they could be waited for.
@@ -40,27 +77,52 @@ pub(crate) fn container(
 ) -> Result<Container, Failure> {
     let mut clock = Clock::start(Phase::Credentials);
     let credentials = Credentials::of(inputs.uid, inputs.gid, &inputs.gids).during(Phase::Credentials)?;
+    if let Some(Name::OfStep { job, step }) = inputs.request.name {
+        return running::join(&inputs, job, step, clock);
+    }
+    let progress = Progress { tell: progress, servers: RefCell::default() };
+    progress.at(Phase::Kept);
+    let keeper = Keeper::of(&inputs, deadline)?;
     clock.enter(Phase::Handover);
     follow()?;
-    progress(Phase::Image, &[]);
-    clock.enter(Phase::Image);
-    let (image, meta) = open(&mut inputs, &credentials)?;
-    let inputs = &inputs;
-    let how = image.how(inputs.image.as_path(), &inputs.site)?;
-    progress(Phase::Mount, &[]);
-    clock.enter(Phase::Mount);
-    let pids = RefCell::new(vec![]);
-    let started = |phase, pid| {
-        pids.borrow_mut().push(pid);
-        progress(phase, &pids.borrow());
+    let ground = match keeper {
+        None => image(&inputs, &credentials, &mut clock, &progress)?,
+        Some(keeper) => {
+            clock.enter(Phase::Kept);
+            progress.at(Phase::Kept);
+            let image = || image(&inputs, &credentials, &mut clock, &progress);
+            let kept = keeper.take(&inputs, || volatile(&inputs, true, deadline), deadline, image)?;
+            // Its server is for all steps, and does not end with this one.
+            progress.servers.take();
+            kept
+        }
     };
-    let (mount, watch) = mount(inputs, &image, how, |pid| started(Phase::Mount, pid))?;
-    progress(Phase::Plan, &pids.borrow());
+    if ground.image != inputs.image {
+        // Nothing was decided of this one.
+        inputs.image = ground.image.clone();
+        inputs.request.ruling = None;
+    }
+    on(ground, &inputs, &credentials, deadline, clock, &progress)
+}
+
+/// Builds the container on its ground.
+fn on(
+    ground: Ground,
+    inputs: &Inputs,
+    credentials: &Credentials,
+    deadline: &Deadline,
+    mut clock: Clock,
+    progress: &Progress<impl Fn(Phase, &[Pid])>,
+) -> Result<Container, Failure> {
+    let Ground { root, how, meta, server, .. } = ground;
+    progress.at(Phase::Plan);
     clock.enter(Phase::Plan);
-    let sources = Sources::new(&credentials);
+    let sources = Sources::new(credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
-    let tree = Tree::new(&mount);
-    let ruling = ruling(inputs, &credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
+    let tree = match &root {
+        Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
+    };
+    let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -71,40 +133,57 @@ pub(crate) fn container(
         swap: ruling.as_ref().map(|ruling| &ruling.swap),
     };
     let plan = decide(&launch, &tree, &sources)?;
-    let started = |pid| started(Phase::Own, pid);
-    let maker = Maker::of(inputs, &sources, deadline, &started, watch);
-    progress(Phase::Own, &pids.borrow());
+    let started = |pid| progress.started(Phase::Own, pid);
+    let maker = Maker::of(inputs, &sources, deadline, &started, server);
+    progress.at(Phase::Own);
     clock.enter(Phase::Own);
     let own = maker.make_all(&plan)?;
-    let volatile = volatile(inputs, &plan, deadline, &mut clock)?;
-    progress(Phase::Rootfs, &pids.borrow());
+    clock.enter(Phase::Volatile);
+    let whole = plan.writable && matches!(root, Root::Image(_));
+    let any = whole || plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
+    let volatile = volatile(inputs, any, deadline)?;
+    progress.at(Phase::Rootfs);
     // Before the pivot, and the node's own network and IPC are needed no more.
-    let root_namespace = plan.remap_root.then(|| root_of_its_own(inputs, &credentials)).transpose()?;
+    let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
     let others = own_namespaces(plan.namespaces)?;
-    let user = (inputs.uid, inputs.gid);
-    let act = Act { plan: &plan, image: mount, sources: &sources, own, user, volatile };
+    let who = (inputs.uid, inputs.gid);
+    let act = Act { plan: &plan, root, sources: &sources, own, user: who, volatile };
     let namespace = apply(act, &mut clock)?;
-    progress(Phase::Verify, &pids.borrow());
+    progress.at(Phase::Verify);
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
+    let told = running::told(inputs, &plan, &namespace).during(Phase::Verify)?;
     let servers = maker.servers.into_inner();
-    let user = root_namespace;
-    Ok(Container { namespace, others, user, plan, ruling, meta, timings: clock.stop(), servers })
+    Ok(Container { namespace, others, user, plan, ruling, meta, timings: clock.stop(), servers, told })
 }
 
-/// How volatile directories are to be made, with a storage if there are any.
-fn volatile(
-    inputs: &Inputs,
-    plan: &LaunchPlan,
-    deadline: &Deadline,
-    clock: &mut Clock,
-) -> Result<Volatile, Failure> {
-    clock.enter(Phase::Volatile);
-    let any = plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
+/// How directories are made writable for this user, with a storage if there are any.
+fn volatile(inputs: &Inputs, any: bool, deadline: &Deadline) -> Result<Volatile, Failure> {
     let storage = any.then(|| Storage::new(&inputs.site, deadline)).transpose()?;
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
     Ok(Volatile { size: inputs.site.volatile.size, storage, who })
+}
+
+/// The image, opened and mounted.
+fn image(
+    inputs: &Inputs,
+    credentials: &Credentials,
+    clock: &mut Clock,
+    progress: &Progress<impl Fn(Phase, &[Pid])>,
+) -> Result<Ground, Failure> {
+    progress.at(Phase::Image);
+    clock.enter(Phase::Image);
+    let (path, image, meta) = open(inputs, credentials)?;
+    let how = image.how(path.as_path(), &inputs.site)?;
+    progress.at(Phase::Mount);
+    clock.enter(Phase::Mount);
+    let pid = std::cell::Cell::new(None);
+    let (mount, server) = mount(inputs, &path, &image, how, |started| {
+        pid.set(Some(started));
+        progress.started(Phase::Mount, started);
+    })?;
+    Ok(Ground { root: Root::Image(mount), image: path, how, meta, server, pid: pid.get() })
 }
 
 /// The image's name, for messages.
@@ -116,8 +195,8 @@ fn name(inputs: &Inputs, meta: Option<&ImageMeta>) -> String {
 }
 
 /// Opens the image and its metadata as the user. Submission may have been on a host of another platform: then the
-/// image is the one of that name for this node, of which nothing was decided.
-fn open(inputs: &mut Inputs, credentials: &Credentials) -> Result<(Image, Option<ImageMeta>), Failure> {
+/// image is the one of that name for this node.
+fn open(inputs: &Inputs, credentials: &Credentials) -> Result<(AbsPath, Image, Option<ImageMeta>), Failure> {
     credentials.switch(Opener::User).during(Phase::Credentials)?;
     let pinned = inputs.image.as_path();
     let found = match &inputs.request.image {
@@ -127,26 +206,23 @@ fn open(inputs: &mut Inputs, credentials: &Credentials) -> Result<(Image, Option
     let opened = Image::open(found.as_ref().map_or(pinned, |(path, _)| path));
     credentials.switch(Opener::Site).during(Phase::Credentials)?;
     let (image, (path, meta)) = (opened?, found?);
-    if path != pinned {
-        inputs.image = AbsPath::parse(&path.to_string_lossy())?;
-        inputs.request.ruling = None;
-    }
     if let Some(meta) = &meta {
         meta.check_platform(&inputs.platform, &name(inputs, Some(meta)))?;
     }
-    Ok((image, meta))
+    Ok((AbsPath::parse(&path.to_string_lossy())?, image, meta))
 }
 
 /// The image's mount, attached nowhere, and a pidfd of its server where it has one.
 fn mount(
     inputs: &Inputs,
+    path: &AbsPath,
     image: &Image,
     how: How,
     started: impl FnOnce(Pid),
 ) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
     match how {
         How::Kernel => {
-            let mount = loopdev::mount(&image.file, inputs.image.as_path()).during(Phase::Mount)?;
+            let mount = loopdev::mount(&image.file, path.as_path()).during(Phase::Mount)?;
             Ok((mount, None))
         }
         How::Fuse => {

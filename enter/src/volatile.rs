@@ -56,11 +56,23 @@ impl Layers<'_> {
         let path = destination.as_path();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let lower = open_in(root.as_fd(), path, flags, ResolveFlags::empty()).during(Phase::Volatile)?;
+        let option = format!("--writable-volatile={destination}");
+        let overlay = self.over(&lower, &option, "name a smaller directory")?;
+        attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)
+    }
+
+    /// The whole of `image`, which is attached in this namespace, writable; attached nowhere.
+    pub fn whole(&mut self, image: &OwnedFd) -> Result<OwnedFd, Failure> {
+        let less = "make only the directories that change writable, with --writable-volatile=DIR";
+        self.over(image, "a writable container of this image", less)
+    }
+
+    /// A new layer over `lower`. `what` and `less` are for refusals: what was asked for, and how to ask for less.
+    fn over(&mut self, lower: &OwnedFd, what: &str, less: &str) -> Result<OwnedFd, Failure> {
         let dir = self.new_layer().during(Phase::Volatile)?;
         let upper = new_dir(dir.as_fd(), c"upper").during(Phase::Volatile)?;
-        fill(&upper, &lower, &self.what.who).map_err(|broken| self.not_filled(broken, destination))?;
-        let overlay = overlay(&dir, &lower).during(Phase::Volatile)?;
-        attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)
+        fill(&upper, lower, &self.what.who).map_err(|broken| self.not_filled(broken, what, less))?;
+        overlay(&dir, lower).during(Phase::Volatile)
     }
 
     /// A directory for one more upper layer, in the storage that all share.
@@ -77,19 +89,16 @@ impl Layers<'_> {
         new_dir(storage.as_fd(), &name)
     }
 
-    fn not_filled(&self, broken: Broken, destination: &AbsPath) -> Failure {
-        let refuse = |why: &str, hint: &str| {
-            Failure::from(Refusal::user(format!("--writable-volatile={destination}: {why}")).hint(hint))
-        };
+    fn not_filled(&self, broken: Broken, what: &str, less: &str) -> Failure {
+        let refuse =
+            |why: &str, hint: &str| Failure::from(Refusal::user(format!("{what}: {why}")).hint(hint));
         match broken.errno {
-            Errno::TIMEDOUT => {
-                refuse("it holds too many files to prepare in time", "name a smaller directory")
-            }
-            Errno::TOOBIG => refuse(&format!("it holds more than {MOST} files"), "name a smaller directory"),
-            Errno::NAMETOOLONG => refuse("its directories are nested too deeply", "name a smaller directory"),
+            Errno::TIMEDOUT => refuse("it holds too many files to prepare in time", less),
+            Errno::TOOBIG => refuse(&format!("it holds more than {MOST} files"), less),
+            Errno::NAMETOOLONG => refuse("its directories are nested too deeply", less),
             Errno::NOSPC => refuse(
                 &format!("it holds too many files for volatile.size {}", self.what.size),
-                "name a smaller directory, or ask the administrator for a larger volatile.size",
+                &format!("{less}, or ask the administrator for a larger volatile.size"),
             ),
             _ => broken.during(Phase::Volatile),
         }

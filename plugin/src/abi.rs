@@ -1,8 +1,8 @@
 //! The border to C: every symbol Slurm looks for, and the few calls that have no safe wrapper. The only file
 //! of the plugin with `unsafe` in it. It decides nothing: hooks go to [`Grus::run`], options are only noted.
 //!
-//! Exactly these symbols are exported; the prolog and epilog hooks are left out, since exporting them costs a
-//! process per job and node. Nothing here is called `init` or `fini`: Slurm's loader calls those.
+//! Exactly these symbols are exported. The epilog costs a process per job and node (docs/adr/0010), so the prolog,
+//! which would cost another, is left out. Nothing here is called `init` or `fini`: Slurm's loader calls those.
 #![allow(unsafe_code)]
 
 use std::error::Error;
@@ -94,6 +94,7 @@ hook!(slurm_spank_user_init, user_init);
 hook!(slurm_spank_task_init_privileged, task_init_privileged);
 hook!(slurm_spank_task_init, task_init, after note_handle);
 hook!(slurm_spank_task_exit, task_exit);
+hook!(slurm_spank_job_epilog, job_epilog);
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -117,6 +118,9 @@ unsafe impl Plugin for Grus {
     }
     fn task_exit(&mut self, spank: &mut SpankHandle) -> Outcome {
         guarded(self, Hook::TaskExit, spank)
+    }
+    fn job_epilog(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::JobEpilog, spank)
     }
 }
 

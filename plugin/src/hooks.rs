@@ -9,6 +9,9 @@
 //! | task_init            |                 |                 | start, or end without a container     |        |
 //! | task_exit            |                 |                 | say so if the image's server is gone  |        |
 //!
+//! `job_epilog` runs in a process of its own at the end of each job on each node, without `init` before it: it takes
+//! away the containers that the job kept (docs/adr/0010).
+//!
 //! Options are registered in [`crate::abi`], before `init`. No hook fails: on the submit side a refusal ends the
 //! program, on a node it is remembered until it can end the tasks. A failing hook would drain nodes, or be
 //! ignored where plugstack.conf says `optional`.
@@ -17,6 +20,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use slurm_spank::{Context, SpankHandle};
 
+use crate::epilog;
 use crate::step::Step;
 use crate::submit::{refuse, Role, Submit};
 use grus_core::Refusal;
@@ -36,6 +40,8 @@ pub enum Hook {
     TaskInit,
     /// slurmstepd has collected a task.
     TaskExit,
+    /// The job has ended on this node.
+    JobEpilog,
 }
 
 /// Grus in one of Slurm's processes.
@@ -61,6 +67,7 @@ impl Grus {
             (Hook::TaskInitPrivileged, Grus::Step(step)) => step.join(),
             (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(spank),
             (Hook::TaskExit, Grus::Step(step)) => step.task_ended(spank),
+            (Hook::JobEpilog, _) => epilog::job_ended(spank),
             _ => {}
         }
     }

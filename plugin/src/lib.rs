@@ -7,7 +7,8 @@
 
 pub mod abi;
 pub mod entrypoint;
-mod hooks;
+mod epilog;
+pub mod hooks;
 mod image;
 mod journal;
 mod mpi;

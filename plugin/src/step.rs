@@ -11,13 +11,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use grus_core::name::Name;
 use grus_core::path::AbsPath;
 use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::{Components, Request, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
-use grus_enter::{account, Builder, Container, Failure, Inputs, TIME_LIMIT};
+use grus_enter::{account, Builder, Container, Failure, Inputs, StepId, TIME_LIMIT};
 use slurm_spank::{SpankError, SpankHandle};
 
 use crate::hooks::Hook;
@@ -88,7 +89,7 @@ impl Step {
         }
         *self = match hook {
             Hook::UserInit | Hook::TaskExit => tell(Failed { refusal, told: false }, spank),
-            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit => {
+            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit | Hook::JobEpilog => {
                 Step::failed(refusal)
             }
         };
@@ -313,14 +314,10 @@ fn inputs(
     place: &Place,
     spank: &SpankHandle,
 ) -> Result<Inputs, Refusal> {
-    let resolved = request.resolved.clone().ok_or_else(|| {
-        Refusal::user("the container options name no image that was found at submission")
-            .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
-    })?;
     let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
     let gids = spank.job_supplementary_gids().map_err(unreadable)?;
-    let (job, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
-    let mut slurm_paths = place.launch_paths(job, step, uid);
+    let (job_id, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
+    let mut slurm_paths = place.launch_paths(job_id, step, uid);
     if step == SLURM_BATCH_SCRIPT {
         // The copy of the script in the spool directory, which is what gets executed.
         let argv = spank.job_argv().map_err(unreadable)?;
@@ -333,18 +330,33 @@ fn inputs(
         slurm_paths,
     };
     let node = Some(place.node.clone());
+    let image = image_of(&request)?;
+    let restart = job.environment.get("SLURM_RESTART_COUNT").and_then(|count| count.parse().ok());
+    let step = StepId { job: job_id, step, restart: restart.unwrap_or_default() };
     Ok(Inputs {
         request,
         site,
         stacks: Some(stacks),
         job,
-        image: resolved.path,
+        image,
+        step,
         uid,
         gid,
         gids,
         platform: Platform::here(),
         node,
         limit: TIME_LIMIT,
+    })
+}
+
+/// The image that submission found; `/` where a container is taken as it is.
+fn image_of(request: &Request) -> Result<AbsPath, Refusal> {
+    if request.image.is_none() || matches!(request.name, Some(Name::OfStep { .. })) {
+        return Ok(AbsPath::root());
+    }
+    request.resolved.as_ref().map(|resolved| resolved.path.clone()).ok_or_else(|| {
+        Refusal::user("the container options name no image that was found at submission")
+            .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
     })
 }
 

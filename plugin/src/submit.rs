@@ -120,11 +120,17 @@ fn prepare(
     spank: &SpankHandle,
 ) -> Result<Request, Refusal> {
     let line = typed::request(typed.iter().map(|(spec, value)| (*spec, value.as_str())), &directory()?)?;
-    let pointless = line.pointless();
+    let (joins, pointless) = (line.joins(), line.pointless());
     let mut request = line.over(variables).over(inherited.unwrap_or_default());
+    request.check()?;
     // Variables may be set once and for all, for whichever jobs have an image.
-    if !pointless.is_empty() && !request.pointless().is_empty() {
-        say::note(&format!("without --container-image these have no effect: --{}", pointless.join(", --")));
+    if !pointless.is_empty() && (joins || !request.pointless().is_empty()) {
+        let why = if joins {
+            "a running step's container is joined as it is, so"
+        } else {
+            "without --container-image"
+        };
+        say::note(&format!("{why} these have no effect: --{}", pointless.join(", --")));
     }
     if request.image.is_none() {
         refuse_slurms_own_option()?;
@@ -135,6 +141,9 @@ fn prepare(
     let arguments = spank.plugin_argv().map_err(|error| Refusal::site(error.to_string()))?;
     let site = settings::site(&arguments)?;
     let grus = Program::new(&site, settings::config(&arguments)?);
+    if request.joins() {
+        return Ok(request);
+    }
     if request.resolved.is_none() {
         request.resolved = image::resolve(&request, &site, &grus)?;
     }

@@ -17,6 +17,7 @@ mod leaks;
 mod mount_types;
 mod mounts;
 mod mpi;
+mod named;
 mod namespaces;
 mod options;
 mod plugin;
@@ -53,6 +54,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("kinds", kinds::TESTS),
     ("mounts", mounts::TESTS),
     ("mount_types", mount_types::TESTS),
+    ("named", named::TESTS),
     ("identity", identity::TESTS),
     ("remapped", remapped::TESTS),
     ("namespaces", namespaces::TESTS),

@@ -30,6 +30,7 @@ crate::tests![
     libfabric_alone_leaves_the_images_mpi,
     auto_takes_what_fits_and_image_takes_nothing,
     steps_of_a_batch_job_run_on_the_host,
+    a_swap_is_its_steps_alone_in_a_root_that_can_be_changed,
 ];
 
 /// What is run, and how.
@@ -39,13 +40,14 @@ struct Step<'a> {
     launcher: &'a str,
     program: &'a str,
     variable: (&'a str, &'a str),
+    options: &'a [&'a str],
 }
 
 /// A step of `image` on the stack `mpi`.
 fn step<'a>(image: &'a str, mpi: &'a str) -> Step<'a> {
     let launcher = if mpi.contains("openmpi") { "pmix" } else { "pmi2" };
     // Open MPI names shared memory by host name and local rank: the same on both nodes of one machine.
-    Step { image, mpi, launcher, program: "mpi-hello", variable: ("OMPI_MCA_btl", "tcp,self") }
+    Step { image, mpi, launcher, program: "mpi-hello", variable: ("OMPI_MCA_btl", "tcp,self"), options: &[] }
 }
 
 impl Step<'_> {
@@ -55,6 +57,7 @@ impl Step<'_> {
         srun.arg(format!("--mpi={}", self.launcher))
             .arg(format!("--container-image={}", lab.system_image(self.image)))
             .arg(format!("--container-mpi={}", self.mpi))
+            .args(self.options)
             .args([self.program, "libraries"])
             .run()
     }
@@ -305,5 +308,21 @@ fn steps_of_a_batch_job_run_on_the_host(lab: &Lab) {
         );
         let end = lab.sbatch(&[], &script).wait(std::time::Duration::from_secs(60)).completed();
         let _ = end.output_has("4 ranks, sum of ranks 6").output_has("5.0.2");
+    });
+}
+
+fn a_swap_is_its_steps_alone_in_a_root_that_can_be_changed(lab: &Lab) {
+    lab.with_stacks(&["intel"], || {
+        for options in [["--container-writable"], ["--container-name=x"]] {
+            let step = Step { options: &options, ..step("mpi-mpich-5.0.2", "intel") };
+            step.runs_on(lab, INTEL, &host(lab, "intel"));
+        }
+        let image = lab.system_image("mpi-mpich-5.0.2");
+        let steps = ["intel", "image", "intel"].map(|mpi| {
+            format!("srun -N1 -n2 --mpi=pmi2 --container-image={image} --container-name=x --container-mpi={mpi} mpi-hello")
+        });
+        let script = format!("#!/bin/bash\n{}\n", steps.join("\n"));
+        let end = lab.sbatch(&["-N1", "-n2"], &script).wait(std::time::Duration::from_secs(120)).completed();
+        assert_eq!(end.output.matches("2 ranks, sum of ranks 1").count(), 3, "{end:#?}");
     });
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::{chown, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -125,6 +126,7 @@ impl Cluster {
         }
         leaks::kill_strays(&self.dir, self.account.uid)?;
         remove_cgroups(&self.settings.all_nodes());
+        unmount_below(&self.dir);
         Account::remove_if_made(&self.dir)?;
         fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))
     }
@@ -141,5 +143,16 @@ impl Cluster {
         }
         names.sort_by_key(|name| (name == "munged", name == "slurmctld"));
         Ok(names)
+    }
+}
+
+/// Takes off what jobs without an end have left mounted.
+fn unmount_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    let mut points: Vec<&Path> = points.filter(|point| point.starts_with(dir)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    for point in points {
+        let _ = Cmd::new("umount").arg("--lazy").arg(point).run();
     }
 }

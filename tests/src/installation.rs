@@ -30,7 +30,9 @@ impl Cluster {
             fs::rename(new, to)?;
         }
         self.write_site("")?;
-        self.write_plugstack(REQUIRED)
+        self.write_plugstack(REQUIRED)?;
+        // slurmd looks once, when it starts, whether a plugin has an epilog.
+        (1..=self.nodes()).try_for_each(|node| self.restart_slurmd(node))
     }
 
     /// The installed `grus`.
@@ -56,7 +58,11 @@ impl Cluster {
     /// Writes the site file: the lab's own lines and `more`.
     pub fn write_site(&self, more: &str) -> Result<()> {
         let (repository, program) = (self.system_repository(), self.grus_program());
-        let own = format!("repository.system = {repository:?}\npull.command = {program:?}\n");
+        // Not /run/grus, which all labs of a machine would share.
+        let named = self.dir().join("named");
+        let own = format!(
+            "repository.system = {repository:?}\npull.command = {program:?}\nnamed.dir = {named:?}\n"
+        );
         // A new file: owner and mode are right again, whatever a test made of the old one.
         fs::remove_file(self.site_file()).or_else(crate::daemon::ignore_missing)?;
         Ok(fs::write(self.site_file(), own + more)?)

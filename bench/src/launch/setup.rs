@@ -17,7 +17,7 @@ use grus_core::platform::Platform;
 use grus_core::request::{Image, Request};
 use grus_core::site::Site;
 use grus_core::swap::{Mode, Ruling};
-use grus_enter::{Builder, Container, Failure, Inputs, Phase, TIME_LIMIT};
+use grus_enter::{Builder, Container, Failure, Inputs, Phase, StepId, TIME_LIMIT};
 use grus_tests::Account;
 
 use crate::figures::Samples;
@@ -165,6 +165,7 @@ pub(super) fn inputs(account: &Account, image: &Path) -> Result<Inputs> {
         stacks: None,
         job: Job { user, workdir, environment: std::env::vars().collect(), slurm_paths: vec![] },
         image,
+        step: StepId::default(),
         uid: account.uid,
         gid: account.gid,
         gids: vec![account.gid],

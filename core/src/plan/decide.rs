@@ -36,7 +36,9 @@ pub struct Launch<'a> {
 
 /// Decides the plan, or refuses with the way out.
 pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<LaunchPlan, Refusal> {
-    let known = Known { rootfs, seen: launch.swap.map(|swap| &swap.seen) };
+    // A container that is kept may have been changed since.
+    let known =
+        Known { rootfs, seen: launch.swap.filter(|_| launch.request.name.is_none()).map(|swap| &swap.seen) };
     let mut draft = Draft::new(&known, host);
     let wanted = wanted(launch)?;
     check_scratch(&launch.site.scratch, wanted.iter().map(|wanted| &wanted.mount))?;

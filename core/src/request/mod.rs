@@ -247,12 +247,18 @@ impl Request {
         }
     }
 
-    /// Options that have no effect since no image is asked for; their names, for a warning.
+    /// Whether a running step's container is to be joined.
+    pub fn joins(&self) -> bool {
+        matches!(self.name, Some(Name::OfStep { .. }))
+    }
+
+    /// Options that have no effect, for a warning: no container is asked for, or one that is joined as it is. Their names.
     pub fn pointless(&self) -> Vec<&'static str> {
-        if self.image.is_some() || self.name.is_some() {
+        if !self.joins() && (self.image.is_some() || self.name.is_some()) {
             return vec![];
         }
         let said = [
+            (self.image.is_some(), Opt::Image),
             (!self.mounts.is_empty(), Opt::Mount),
             (!self.volatile.is_empty(), Opt::WritableVolatile),
             (self.mount_home == Some(true), Opt::MountHome),
@@ -262,6 +268,7 @@ impl Request {
             (self.workdir.is_some(), Opt::Workdir),
             (!self.env.is_empty(), Opt::Env),
             (self.writable == Some(true), Opt::Writable),
+            (self.joins() && self.writable == Some(false), Opt::Readonly),
             (self.save.is_some(), Opt::Save),
             (self.remap_root == Some(true), Opt::RemapRoot),
             (self.entrypoint == Some(true), Opt::Entrypoint),
@@ -272,6 +279,18 @@ impl Request {
             (self.mpi.is_some(), Opt::Mpi),
         ];
         said.iter().filter(|(said, _)| *said).map(|(_, opt)| spec(*opt).name).collect()
+    }
+
+    /// Refuses options that contradict each other, once all are known.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match (&self.name, self.writable) {
+            (Some(Name::Kept { .. }), Some(false)) => {
+                let [name, readonly] = [Opt::Name, Opt::Readonly].map(|opt| spec(opt).name);
+                Err(Refusal::user(format!("--{readonly} and --{name} contradict each other"))
+                    .hint("a named container is writable; leave one of them out"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The text that travels; refuses what would not fit into one environment string.

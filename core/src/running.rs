@@ -1,0 +1,81 @@
+//! What a step's daemon holds open beside its container, for other steps of the same user that join it
+//! (`--container-name=JOBID.STEPID`).
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::environment::Edits;
+use crate::path::AbsPath;
+use crate::refusal::Refusal;
+
+/// The name of the memory file that holds it (memfd_create(2)).
+pub const MEMORY_FILE: &str = "grus-container";
+
+/// Most bytes of it.
+pub const MAX_TEXT: usize = 4 << 20;
+
+/// A running step's container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Running {
+    /// Whose it is.
+    pub uid: u32,
+    /// The node it is on: several may be on one machine.
+    pub node: Option<String>,
+    /// The image's file.
+    pub image: AbsPath,
+    /// Inode of its mount namespace (namespaces(7)).
+    pub mounts: u64,
+    /// Variables that its tasks were given.
+    pub set: BTreeMap<String, String>,
+    /// Variables that were taken from them.
+    pub unset: BTreeSet<String>,
+    /// Where its tasks started, if not in the job's working directory.
+    pub workdir: Option<AbsPath>,
+}
+
+impl Running {
+    /// As text.
+    pub fn to_json(&self) -> String {
+        // Numbers, texts and paths; nothing in it can fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// From text.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok()
+    }
+
+    /// Changes to the environment of a task that joins.
+    pub fn edits(&self) -> Edits {
+        Edits { set: self.set.clone(), unset: self.unset.clone() }
+    }
+}
+
+/// The refusal of a step that has no container here. Other users' steps are not told from missing ones.
+pub fn not_there(job: u32, step: u32) -> Refusal {
+    Refusal::user(format!("no step {job}.{step} of yours runs in a container on this node")).hint(
+        "'squeue --steps --me' lists your steps and their nodes; a step without a container cannot be joined",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let running = Running {
+            uid: 1000,
+            node: Some("n1".into()),
+            image: AbsPath::root(),
+            mounts: 4026532170,
+            set: BTreeMap::from([("A".into(), "1".into())]),
+            unset: BTreeSet::from(["B".into()]),
+            workdir: None,
+        };
+        assert_eq!(running.edits().set.len(), 1);
+        assert_eq!(Running::parse(running.to_json().as_bytes()), Some(running));
+        assert_eq!(Running::parse(b"{}"), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! The process that serves a kept container's image: it has to outlive the step that started it.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use grus_core::kept::Server;
+use rustix::io::Errno;
+use rustix::process::{pidfd_open, Pid, PidfdFlags};
+
+use super::number;
+use crate::call::{Broken, Called};
+
+/// What tells it from a later process of the same number.
+pub fn told(pid: Pid) -> Called<Server> {
+    let pid = number(pid);
+    let started = started(pid).ok_or_else(|| Broken::new(format!("read(/proc/{pid}/stat)"), Errno::SRCH))?;
+    Ok(Server { pid, started })
+}
+
+/// Whether it runs.
+pub fn runs(server: Server) -> bool {
+    started(server.pid) == Some(server.started)
+}
+
+/// A pidfd of it, if it runs.
+pub fn watch(server: Server) -> Called<Option<OwnedFd>> {
+    let Some(pid) = i32::try_from(server.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        // Asked after the descriptor was had, so it is of this very process.
+        Ok(watch) => Ok(runs(server).then_some(watch)),
+        Err(Errno::SRCH) => Ok(None),
+        Err(e) => Err(Broken::new("pidfd_open(squashfuse_ll)", e)),
+    }
+}
+
+/// Start time of a live process (proc_pid_stat(5), field 22; the name in field 2 may hold anything but ends at the
+/// last parenthesis).
+fn started(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(started)
+}
+
+/// Moves it out of the step's and the job's control groups: Slurm would find those in use when the step ends, or end
+/// the server with it. It goes to where Slurm keeps its own processes, above the jobs. Where that fails it stays:
+/// the container works, and breaks with the step at worst, which a later step is told.
+pub fn outlive_step(pid: Pid) {
+    let pid = number(pid);
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for (controllers, group) in groups.lines().filter_map(of_job) {
+        let Some(root) = hierarchy(&mounts, controllers) else { continue };
+        let above = root.join(group.trim_start_matches('/'));
+        // Version 2 allows processes in leaves only; slurmd has one of this name.
+        let places = [above.join("system"), above, root];
+        let _ = places.iter().any(|place| fs::write(place.join("cgroup.procs"), pid.to_string()).is_ok());
+    }
+}
+
+/// Controllers and the group above the job's, of a line of /proc/PID/cgroup (cgroups(7)) that lies in a job's:
+/// `4:memory:/slurm/uid_1000/job_7/step_0` or `0::/system.slice/slurmstepd.scope/job_7/step_0/slurm`.
+fn of_job(line: &str) -> Option<(&str, &str)> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, group) = rest.split_once(':')?;
+    let end = group.find("/uid_").into_iter().chain(group.find("/job_")).min()?;
+    Some((controllers, &group[..end]))
+}
+
+/// Where a hierarchy is mounted: version 2 if there are no controllers, else the one whose options name them.
+fn hierarchy(mountinfo: &str, controllers: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        let mut fields = file_system.split(' ');
+        let (kind, options) = (fields.next()?, fields.nth(1)?);
+        let ours = match controllers {
+            "" => kind == "cgroup2",
+            _ => {
+                let has = |name: &str| options.split(',').any(|option| option == name);
+                kind == "cgroup" && controllers.split(',').all(has)
+            }
+        };
+        ours.then(|| Path::new(point).to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_above_the_job_is_found() {
+        for (line, found) in [
+            ("4:memory:/slurm/uid_1000/job_7/step_0", Some(("memory", "/slurm"))),
+            ("3:cpu,cpuacct:/slurm_n1/uid_0/job_7", Some(("cpu,cpuacct", "/slurm_n1"))),
+            (
+                "0::/system.slice/slurmstepd.scope/job_7/step_0/slurm",
+                Some(("", "/system.slice/slurmstepd.scope")),
+            ),
+            ("0::/system.slice/slurmd.service", None),
+            ("", None),
+        ] {
+            assert_eq!(of_job(line), found, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_hierarchy_is_found_by_its_controllers() {
+        let mounts = "\
+            30 24 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+            31 24 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n\
+            32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
+        assert_eq!(hierarchy(mounts, ""), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(hierarchy(mounts, "cpu,cpuacct"), Some("/sys/fs/cgroup/cpu".into()));
+        assert_eq!(hierarchy(mounts, "name=systemd"), Some("/sys/fs/cgroup/systemd".into()));
+        assert_eq!(hierarchy(mounts, "memory"), None);
+    }
+
+    #[test]
+    fn a_process_is_told_from_a_later_one() {
+        let own = told(rustix::process::getpid()).expect("this process");
+        assert!(runs(own) && watch(own).expect("pidfd").is_some());
+        let earlier = Server { started: own.started - 1, ..own };
+        assert!(!runs(earlier) && watch(earlier).expect("pidfd").is_none());
+    }
+}

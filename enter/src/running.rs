@@ -1,0 +1,189 @@
+//! Joining the container of a running step (`--container-name=JOBID.STEPID`).
+//!
+//! A step's slurmstepd holds the container's namespace, and beside it a file in memory that says whose it is and what
+//! its tasks were given. A joining step's slurmstepd reads both from the other's open files (proc_pid_fd(5)), which
+//! only root can do; and it trusts only a process whose real user id is root's and whose program is its own.
+//!
+//! All is read below one descriptor of `/proc/PID`. Such a descriptor is of that one process: once it has ended,
+//! nothing is found there, whoever has its number then.
+
+use std::ffi::CStr;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+use grus_core::plan::{How, LaunchPlan};
+use grus_core::request::Unshare;
+use grus_core::running::{not_there, Running, MAX_TEXT, MEMORY_FILE};
+use rustix::fs::{Dir, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::builder::Inputs;
+use crate::call::{open_own, stat, Broken, Called, During};
+use crate::container::Container;
+use crate::failure::{Failure, Phase};
+use crate::timing::Clock;
+
+/// The file in memory that lets others join; it lives as long as its descriptor.
+pub(crate) fn told(inputs: &Inputs, plan: &LaunchPlan, namespace: &OwnedFd) -> Called<OwnedFd> {
+    let running = Running {
+        uid: inputs.uid,
+        node: inputs.node.clone(),
+        image: plan.image.clone(),
+        mounts: stat(namespace, "ns/mnt".as_ref())?.st_ino,
+        set: plan.environment.set.clone(),
+        unset: plan.environment.unset.clone(),
+        workdir: plan.workdir.clone(),
+    };
+    let file = rustix::fs::memfd_create(MEMORY_FILE, MemfdFlags::CLOEXEC)
+        .map_err(|e| Broken::new(format!("memfd_create({MEMORY_FILE})"), e))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(running.to_json().as_bytes()).map_err(|e| {
+        Broken::new(format!("write({MEMORY_FILE})"), Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    })?;
+    Ok(file.into())
+}
+
+/// The container of a step of the user's own that runs on this node.
+pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Result<Container, Failure> {
+    clock.enter(Phase::Running);
+    let title = format!("slurmstepd: [{job}.{step}");
+    let found = daemons(&title).find_map(|process| {
+        let running = process.told()?;
+        let own = running.uid == inputs.uid && running.node == inputs.node;
+        let namespace = own.then(|| process.namespace(running.mounts))??;
+        Some((running, namespace))
+    });
+    let (running, namespace) = found.ok_or_else(|| not_there(job, step))?;
+    let plan = LaunchPlan {
+        image: running.image.clone(),
+        how: How::Kernel,
+        writable: false,
+        skeleton: vec![],
+        mounts: vec![],
+        environment: running.edits(),
+        workdir: running.workdir,
+        remap_root: false,
+        namespaces: Unshare::default(),
+        entrypoint: vec![],
+        stack: None,
+        check: None,
+        warnings: vec![],
+    };
+    // The step that joins can be joined itself.
+    let told = told(inputs, &plan, &namespace).during(Phase::Running)?;
+    let timings = clock.stop();
+    let (others, servers) = (vec![], vec![]);
+    Ok(Container { namespace, others, user: None, plan, ruling: None, meta: None, timings, servers, told })
+}
+
+/// Whether a step of this job has a daemon on this machine.
+pub(crate) fn any_of(job: u32) -> bool {
+    daemons(&format!("slurmstepd: [{job}.")).next().is_some()
+}
+
+/// Slurm's daemons of steps whose title begins like this and ends with the step's number or goes on after it.
+fn daemons(title: &str) -> impl Iterator<Item = Process> + use<'_> {
+    let entries = open_own("/proc", OFlags::RDONLY | OFlags::DIRECTORY)
+        .and_then(|dir| Dir::read_from(dir).map_err(|e| Broken::new("getdents64(/proc)", e)));
+    let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_owned());
+    names.filter(|name| name.to_bytes()[0].is_ascii_digit()).filter_map(|name| {
+        let process = Process::open(&name)?;
+        process.is_daemon(title).then_some(process)
+    })
+}
+
+/// The path of this very program: slurmstepd, whatever a distribution calls it.
+fn own_program() -> Option<String> {
+    Process::open(c"self")?.program()
+}
+
+/// A process, by its directory in /proc.
+struct Process {
+    dir: OwnedFd,
+}
+
+impl Process {
+    fn open(pid: &CStr) -> Option<Self> {
+        let path = format!("/proc/{}", pid.to_str().ok()?);
+        open_own(&path, OFlags::PATH | OFlags::DIRECTORY).ok().map(|dir| Self { dir })
+    }
+
+    /// Whether it is slurmstepd, as root, of this title: any process can have the title, and a set-user-id program
+    /// would have its user's real user id.
+    fn is_daemon(&self, title: &str) -> bool {
+        let shown = self.read("cmdline", 4096).unwrap_or_default();
+        let Some(rest) = shown.strip_prefix(title.as_bytes()) else { return false };
+        if !title.ends_with('.') && !rest.starts_with(b"]") && !rest.starts_with(b"+") {
+            return false;
+        }
+        let status = self.read("status", 64 << 10).unwrap_or_default();
+        let status = String::from_utf8_lossy(&status);
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        let ids: Vec<&str> = ids.split_whitespace().collect();
+        // Real and saved: it may be acting as its user at the moment.
+        let roots = ids.first() == Some(&"0") && ids.get(2) == Some(&"0");
+        roots && self.program().is_some_and(|program| Some(program) == own_program())
+    }
+
+    /// Its program's path, also where an upgrade has replaced that.
+    fn program(&self) -> Option<String> {
+        let path = rustix::fs::readlinkat(&self.dir, "exe", Vec::new()).ok()?.into_string().ok()?;
+        Some(path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned())
+    }
+
+    /// What it says of its container.
+    fn told(&self) -> Option<Running> {
+        let name = format!("/memfd:{MEMORY_FILE} (deleted)");
+        let text = self.read_file(self.open_file(&name)?, MAX_TEXT)?;
+        Running::parse(&text)
+    }
+
+    /// The mount namespace of this inode, if the process has it open.
+    fn namespace(&self, inode: u64) -> Option<OwnedFd> {
+        let namespace = self.open_file(&format!("mnt:[{inode}]"))?;
+        (stat(&namespace, "ns/mnt".as_ref()).ok()?.st_ino == inode).then_some(namespace)
+    }
+
+    /// One of its open files, by what the kernel calls it.
+    fn open_file(&self, shown: &str) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&self.dir, "fd", flags, Mode::empty()).ok()?;
+        let names = Dir::read_from(&dir).ok()?.flatten().map(|entry| entry.file_name().to_owned());
+        names.filter(|name| name.to_bytes()[0].is_ascii_digit()).find_map(|name| {
+            let link = rustix::fs::readlinkat(&dir, &name, Vec::new()).ok()?;
+            (link.to_bytes() == shown.as_bytes()).then(|| {
+                rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+            })?
+        })
+    }
+
+    fn read(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
+        let file =
+            rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        self.read_file(file, limit)
+    }
+
+    fn read_file(&self, file: OwnedFd, limit: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![];
+        std::fs::File::from(file).take(limit as u64).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn title_program_and_user_make_a_daemon() {
+        let own = Process::open(c"self").expect("this process");
+        assert_eq!(own.program(), std::env::current_exe().ok().map(|path| path.display().to_string()));
+        assert!(!own.is_daemon("slurmstepd: [1.0"), "another title");
+        assert!(own.told().is_none(), "no container");
+        // The first process is root's and has a title of its own, but another program.
+        let first = Process::open(c"1").expect("init");
+        let title = first.read("cmdline", 4096).unwrap_or_default();
+        let title = String::from_utf8_lossy(&title).into_owned() + ".";
+        assert!(!first.is_daemon(title.trim_end_matches('.')));
+    }
+}
