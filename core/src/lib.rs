@@ -24,6 +24,7 @@ pub mod reference;
 pub mod refusal;
 pub mod repository;
 pub mod request;
+pub mod saving;
 pub mod site;
 mod site_keys;
 pub mod stack;

@@ -13,6 +13,7 @@ use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, sta
 use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
 use crate::rootfs::{kind, relative};
+use crate::saved::Saved;
 use crate::sources::Sources;
 use crate::sys::{confine, unshare};
 use crate::timing::Clock;
@@ -33,18 +34,24 @@ pub(crate) struct Act<'a> {
     pub sources: &'a Sources<'a>,
     /// How volatile directories are made.
     pub volatile: Volatile,
+    /// Whether the tree is to be kept for saving.
+    pub save: bool,
 }
 
 /// Acts the plan out on the calling thread, which is in the new namespace afterwards and fit for nothing else.
-/// Returns the namespace.
-pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure> {
+/// Returns the namespace, and the tree to save where one is wanted and differs from the image.
+pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
     clock.enter(Phase::Sources);
     let mut clones = clones(act.plan, act.sources)?.into_iter();
     clock.enter(Phase::Namespace);
     let namespace = new_namespace().during(Phase::Namespace)?;
     clock.enter(Phase::Rootfs);
     let scratch = Scratch::new().during(Phase::Rootfs)?;
+    let image = act.image.try_clone().map_err(|e| Broken::io("dup(image)", &e)).during(Phase::Rootfs)?;
     let root = root(act.plan, act.image, &scratch).during(Phase::Rootfs)?;
+    let changes = act.plan.writable || act.plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
+    let saved = (act.save && changes).then(|| Saved::new(act.plan, &image, &root, &scratch)).transpose();
+    let saved = saved.during(Phase::Rootfs)?;
     clock.enter(Phase::Binds);
     let mut volatile = act.volatile.at(&scratch);
     for op in &act.plan.mounts {
@@ -54,20 +61,25 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
                 let Some(tree) = clones.next() else { continue };
                 place(&root, tree, op).during(Phase::Binds)?;
             }
-            Op::Text { content, .. } => {
-                place(&root, scratch.text(content).during(Phase::Binds)?, op).during(Phase::Binds)?;
+            Op::Text { content, executable, .. } => {
+                let text = scratch.text(content, *executable).during(Phase::Binds)?;
+                place(&root, text, op).during(Phase::Binds)?;
             }
             Op::Volatile { destination } => {
                 clock.enter(Phase::Volatile);
-                volatile.make(&root, destination)?;
+                let overlay = volatile.make(&root, destination)?;
+                if let Some(saved) = &saved {
+                    saved.add(&overlay, destination).during(Phase::Volatile)?;
+                }
                 clock.enter(Phase::Binds);
             }
             Op::Tmpfs { .. } | Op::Squashfs { .. } | Op::Scratch { .. } | Op::Make { .. } => todo!(),
         }
     }
+    let saved = saved.map(Saved::keep).transpose().during(Phase::Rootfs)?;
     clock.enter(Phase::Pivot);
     pivot(&root).during(Phase::Pivot)?;
-    Ok(namespace)
+    Ok((namespace, saved))
 }
 
 /// Clones every source, with all that is mounted below it.
@@ -128,13 +140,14 @@ impl Scratch {
     }
 
     /// A text as a file of its own, read-only, attached nowhere.
-    fn text(&self, content: &[u8]) -> Called<OwnedFd> {
+    fn text(&self, content: &[u8], executable: bool) -> Called<OwnedFd> {
         use std::io::Write;
         let number = self.texts.get();
         self.texts.set(number + 1);
         let name = format!("text{number}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o444))
+        let mode = Mode::from_raw_mode(if executable { 0o555 } else { 0o444 });
+        let fd = rustix::fs::openat(&self.dir, &name, flags, mode)
             .map_err(|e| Broken::new(format!("openat({name}, O_CREAT)"), e))?;
         let mut file = std::fs::File::from(fd);
         file.write_all(content).map_err(|e| {

@@ -28,6 +28,9 @@ pub struct Container {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
+    /// The tree to save, where saving is asked for and it is not just the image: the root with its changes and without
+    /// what is mounted in it, read-only, close-on-exec.
+    pub saved: Option<OwnedFd>,
     /// The process that serves the image (a pidfd, close-on-exec), where one does.
     pub(crate) server: Option<OwnedFd>,
 }

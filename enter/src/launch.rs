@@ -67,11 +67,13 @@ pub(crate) fn container(
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
     let volatile = Volatile { size: inputs.site.volatile.size.clone(), who };
-    let namespace = apply(Act { plan: &plan, image: mount, sources: &sources, volatile }, &mut clock)?;
+    let save = inputs.request.save.is_some();
+    let act = Act { plan: &plan, image: mount, sources: &sources, volatile, save };
+    let (namespace, saved) = apply(act, &mut clock)?;
     progress(Phase::Verify, server.get());
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
-    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server: watch })
+    Ok(Container { namespace, plan, ruling, meta, timings: clock.stop(), server: watch, saved })
 }
 
 /// The image's name, for messages.

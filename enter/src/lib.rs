@@ -26,6 +26,8 @@ pub mod repository;
 mod rootfs;
 mod ruling;
 pub mod rulings;
+mod saved;
+pub mod saving;
 pub mod site;
 mod sources;
 mod sys;

@@ -48,8 +48,8 @@ pub(crate) struct Layers<'a> {
 const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 impl Layers<'_> {
-    /// Makes `destination` writable.
-    pub fn make(&mut self, root: &OwnedFd, destination: &AbsPath) -> Result<(), Failure> {
+    /// Makes `destination` writable. Returns what is mounted there.
+    pub fn make(&mut self, root: &OwnedFd, destination: &AbsPath) -> Result<OwnedFd, Failure> {
         let path = destination.as_path();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let lower = open_in(root.as_fd(), path, flags, ResolveFlags::empty()).during(Phase::Volatile)?;
@@ -57,7 +57,8 @@ impl Layers<'_> {
         let upper = new_dir(dir.as_fd(), c"upper").during(Phase::Volatile)?;
         fill(&upper, &lower, &self.what.who).map_err(|broken| self.not_filled(broken, destination))?;
         let overlay = overlay(&dir, &lower).during(Phase::Volatile)?;
-        attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)
+        attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)?;
+        Ok(overlay)
     }
 
     /// A directory for one more upper layer, in the tmpfs that all share.

@@ -7,7 +7,8 @@
 //! | user_init            |                 |                 | build the container, or say why not   |        |
 //! | task_init_privileged |                 |                 | join it                               |        |
 //! | task_init            |                 |                 | start, or end without a container     |        |
-//! | task_exit            |                 |                 | say so if the image's server is gone  |        |
+//! | task_post_fork       |                 |                 | note its cgroups, if it will be saved |        |
+//! | task_exit            |                 |                 | save; tell of a server that is gone   |        |
 //!
 //! Options are registered in [`crate::abi`], before `init`. No hook fails: on the submit side a refusal ends the
 //! program, on a node it is remembered until it can end the tasks. A failing hook would drain nodes, or be
@@ -34,6 +35,8 @@ pub enum Hook {
     TaskInitPrivileged,
     /// A task, as the user, before execve(2).
     TaskInit,
+    /// slurmstepd, as root: a task exists and waits.
+    TaskPostFork,
     /// slurmstepd has collected a task.
     TaskExit,
 }
@@ -60,6 +63,7 @@ impl Grus {
             (Hook::UserInit, Grus::Step(step)) => step.build(spank),
             (Hook::TaskInitPrivileged, Grus::Step(step)) => step.join(),
             (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(),
+            (Hook::TaskPostFork, Grus::Step(step)) => step.task_started(spank),
             (Hook::TaskExit, Grus::Step(step)) => step.task_ended(spank),
             _ => {}
         }

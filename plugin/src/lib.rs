@@ -6,12 +6,14 @@
 //! container or a failed task: never the bare host, never a drained node (DESIGN D2).
 
 pub mod abi;
+mod cgroup;
 pub mod hooks;
 mod image;
 mod journal;
 mod mpi;
 mod node;
 mod program;
+mod save;
 mod say;
 mod settings;
 mod stamp;

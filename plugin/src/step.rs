@@ -23,6 +23,7 @@ use slurm_spank::{SpankError, SpankHandle};
 use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::{self, Place};
+use crate::save::{self, Save};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
 use crate::{abi, image, mpi, say, settings};
 
@@ -67,6 +68,8 @@ pub struct Ready {
     host: (u64, u64),
     /// Whether the end of the image's server was told.
     told: bool,
+    /// How the container is saved at the end, if so.
+    save: Option<Save>,
 }
 
 /// A remembered failure.
@@ -88,9 +91,11 @@ impl Step {
         }
         *self = match hook {
             Hook::UserInit | Hook::TaskExit => tell(Failed { refusal, told: false }, spank),
-            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit => {
-                Step::failed(refusal)
-            }
+            Hook::Init
+            | Hook::InitPostOpt
+            | Hook::TaskInitPrivileged
+            | Hook::TaskPostFork
+            | Hook::TaskInit => Step::failed(refusal),
         };
         if hook == Hook::TaskInit {
             self.enter_or_end();
@@ -150,19 +155,23 @@ impl Step {
         }
     }
 
-    /// task_exit. The kernel gives errors to tasks whose image is served by a process that is gone; this tells
-    /// the user why, once per node. A task that Slurm ends may see the server end first.
+    /// task_post_fork.
+    pub fn task_started(&mut self, spank: &SpankHandle) {
+        let Step::Ready(ready) = self else { return };
+        if let Some(save) = &mut ready.save {
+            save.task_started(spank);
+        }
+    }
+
+    /// task_exit.
     pub fn task_ended(&mut self, spank: &SpankHandle) {
         let Step::Ready(ready) = self else { return };
         let status = spank.task_exit_status().unwrap_or_default();
-        if ready.told || !failed_by_itself(status) || !ready.container.server_is_gone() {
-            return;
+        ready.tell_of_server(status, spank);
+        let Ready { container, place, save, .. } = ready.as_mut();
+        if let Some(save) = save {
+            save.task_ended(status, container, &place.node, spank);
         }
-        ready.told = true;
-        let what = "squashfuse_ll, which served the image to this step, has ended";
-        let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
-        say::failure(Some(&ready.place.node), what, Some(hint));
-        journal::failed(&subject(spank, &ready.place.node), what, None);
     }
 }
 
@@ -173,6 +182,19 @@ fn failed_by_itself(status: i32) -> bool {
 }
 
 impl Ready {
+    /// The kernel gives errors to tasks whose image is served by a process that is gone; this tells the user why, once
+    /// per node. A task that Slurm ends may see the server end first.
+    fn tell_of_server(&mut self, status: i32, spank: &SpankHandle) {
+        if self.told || !failed_by_itself(status) || !self.container.server_is_gone() {
+            return;
+        }
+        self.told = true;
+        let what = "squashfuse_ll, which served the image to this step, has ended";
+        let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
+        say::failure(Some(&self.place.node), what, Some(hint));
+        journal::failed(&subject(spank, &self.place.node), what, None);
+    }
+
     /// The last check and the last step of a task. Two file systems differ in device number, so a root of the
     /// host's device and inode is the host's, whatever went wrong before.
     fn check_and_start(&self) -> Result<(), Refusal> {
@@ -252,18 +274,20 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let Wanted { request, site, stacks, builder, place } = wanted;
     let subject = subject(spank, &place.node);
     let mode = mpi::mode(&request, &site).clone();
-    let inputs = inputs(request, site, stacks, &place, spank);
-    let built = inputs.map_err(Failure::from).and_then(|inputs| {
+    let mut request = request;
+    let save = identity(spank).and_then(|who| save::prepare(&mut request, &site, who, spank));
+    let inputs = save.and_then(|save| Ok((save, inputs(request, site, stacks, &place, spank)?)));
+    let built = inputs.map_err(Failure::from).and_then(|(save, inputs)| {
         let (workdir, host) = (inputs.job.workdir.clone(), root()?);
         let container = builder.build(inputs)?;
         mpi::check(&container, &mode, spank)?;
         set_environment(&container, spank)?;
-        Ok((container, workdir, host))
+        Ok((container, workdir, host, save))
     });
     match built {
-        Ok((container, workdir, host)) => {
+        Ok((container, workdir, host, save)) => {
             journal::launched(&subject, &container);
-            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false }))
+            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false, save }))
         }
         Err(failure) => {
             let (what, hint) = (failure.what(), failure.hint());
@@ -305,8 +329,7 @@ fn inputs(
         Refusal::user("the container options name no image that was found at submission")
             .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
     })?;
-    let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
-    let gids = spank.job_supplementary_gids().map_err(unreadable)?;
+    let abi::Identity { uid, gid, gids } = identity(spank)?;
     let (job, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
     let mut slurm_paths = place.launch_paths(job, step, uid);
     if step == SLURM_BATCH_SCRIPT {
@@ -340,6 +363,13 @@ fn inputs(
         node,
         limit: TIME_LIMIT,
     })
+}
+
+/// The job's user.
+fn identity(spank: &SpankHandle) -> Result<abi::Identity, Refusal> {
+    let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
+    let gids = spank.job_supplementary_gids().map_err(unreadable)?;
+    Ok(abi::Identity { uid, gid, gids })
 }
 
 /// The job's directory: Slurm has changed to it, or to a substitute where it is missing.

@@ -1,6 +1,7 @@
 //! The decision itself: what is wanted against what image and host have.
 
 use super::binds::wanted;
+use super::client;
 use super::draft::Draft;
 use super::{Host, How, Job, LaunchPlan, Rootfs};
 use crate::environment;
@@ -34,7 +35,8 @@ pub struct Launch<'a> {
 /// Decides the plan, or refuses with the way out.
 pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<LaunchPlan, Refusal> {
     let mut draft = Draft::new(rootfs, host);
-    let wanted = wanted(launch)?;
+    let client = client::client(launch, rootfs, host, &mut draft.warnings)?;
+    let wanted = wanted(launch, client.as_ref())?;
     let writable =
         launch.request.name.is_some() || launch.request.writable.unwrap_or(launch.site.container.writable);
     for dir in &launch.request.volatile {
@@ -44,23 +46,30 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         draft.mount(mount)?;
     }
     let swap = draft.stack(launch)?;
+    if let Some(client) = &client {
+        draft.client(client, launch)?;
+    }
     draft.text("/etc/passwd", MAX_DATABASE, |image| Some(passwd(image, &launch.job.user).into_bytes()))?;
     draft.text("/etc/group", MAX_DATABASE, |image| Some(group(image, &launch.job.user).into_bytes()))?;
     let workdir = draft.workdir(launch)?;
     draft.mounts.sort_by_key(|op| op.destination().depth());
+    let mut environment = environment::decide(
+        launch.config,
+        swap,
+        &launch.site.environment,
+        &launch.job.environment,
+        &launch.request.env,
+    );
+    if let (Some(_), Some(path)) = (&client, environment.set.get_mut("PATH")) {
+        *path = client::after(path);
+    }
     Ok(LaunchPlan {
         image: launch.image.clone(),
         how: launch.how,
         writable,
         skeleton: draft.skeleton.into_values().collect(),
         mounts: draft.mounts,
-        environment: environment::decide(
-            launch.config,
-            swap,
-            &launch.site.environment,
-            &launch.job.environment,
-            &launch.request.env,
-        ),
+        environment,
         workdir,
         stack: swap.map(|swap| swap.stack.clone()),
         check: swap.filter(|_| launch.site.mpi.verify).and_then(|swap| swap.check.clone()),

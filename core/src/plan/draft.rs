@@ -85,7 +85,7 @@ impl Draft<'_> {
         let image = self.rootfs.read(&at, limit)?.unwrap_or_default();
         if let Some(content) = make(&image) {
             let destination = self.place(&path, false)?;
-            self.mounts.push(Op::Text { destination, content });
+            self.mounts.push(Op::Text { destination, content, executable: false });
         }
         Ok(())
     }

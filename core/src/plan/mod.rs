@@ -6,6 +6,7 @@
 //! and decides nothing; it resolves every destination again inside the rootfs, so a plan is not trusted.
 
 mod binds;
+mod client;
 mod decide;
 mod draft;
 mod facts;
@@ -109,6 +110,8 @@ pub enum Op {
         destination: AbsPath,
         /// Its content.
         content: Vec<u8>,
+        /// Whether it is a program.
+        executable: bool,
     },
     /// A directory of the image, writable for the user.
     Volatile {

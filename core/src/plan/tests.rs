@@ -13,6 +13,8 @@ use crate::request::Request;
 use crate::site::Site;
 use crate::swap::{Check, Extent, ExtraBind, Swap};
 
+mod client;
+
 /// An image's tree: path to entry, and contents of files.
 #[derive(Default)]
 struct Tree {
@@ -85,6 +87,12 @@ impl Files {
         all.extend(["/opt/mpi", "/usr/lib"].map(|d| (d, Kind::Directory)));
         all.extend(["/opt/mpi/libmpi.so.12.4", "/usr/lib/libcxi.so.1"].map(|f| (f, Kind::File)));
         all.insert("/secret", Kind::Directory);
+        all.extend(
+            ["/usr", "/lib", "/lib64", "/etc/slurm", "/run/munge", "/site", "/images"]
+                .map(|d| (d, Kind::Directory)),
+        );
+        let programs = ["/usr/bin/srun", "/usr/bin/sbatch", "/site/srun"].into_iter();
+        all.extend(programs.chain(crate::plan::client::LOADERS.iter().copied()).map(|f| (f, Kind::File)));
         Self(all, &["/secret"])
     }
 }
