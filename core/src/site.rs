@@ -113,6 +113,8 @@ pub struct Slurm {
     pub commands: AbsPath,
     /// What they look for by its path.
     pub mounts: Vec<AbsPath>,
+    /// SlurmUser of slurm.conf.
+    pub user: String,
     /// Where their libraries are; empty for the usual places.
     pub library_path: Vec<AbsPath>,
 }

@@ -97,6 +97,12 @@ pub const KEYS: &[Key] = &[
                Debian and of Red Hat.",
     },
     Key {
+        name: "slurm.user",
+        default: "\"slurm\"",
+        text: "SlurmUser of slurm.conf. The commands of --container-slurm look this user up, so the node's line of \
+               it in /etc/passwd, and that of root, are in the container's passwd.",
+    },
+    Key {
         name: "slurm.library-path",
         default: "[]",
         text: "Directories of the nodes with the libraries of these commands and of Slurm's plugins. Empty: the \

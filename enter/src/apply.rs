@@ -49,8 +49,9 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
     let scratch = Scratch::new().during(Phase::Rootfs)?;
     let image = act.image.try_clone().map_err(|e| Broken::io("dup(image)", &e)).during(Phase::Rootfs)?;
     let root = root(act.plan, act.image, &scratch).during(Phase::Rootfs)?;
-    let changes = act.plan.writable || act.plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
-    let saved = (act.save && changes).then(|| Saved::new(act.plan, &image, &root, &scratch)).transpose();
+    let saved = (act.save && act.plan.can_change())
+        .then(|| Saved::new(act.plan, &image, &root, &scratch))
+        .transpose();
     let saved = saved.during(Phase::Rootfs)?;
     clock.enter(Phase::Binds);
     let mut volatile = act.volatile.at(&scratch);

@@ -83,6 +83,10 @@ impl Save {
         let cgroups = cgroup::open(cgroups.map_or(&[], Vec::as_slice));
         // Taken, so that nothing holds the tree once it is written.
         let tree = container.saved.take();
+        if tree.is_none() && container.plan.can_change() {
+            let what = format!("the container is not saved to {file}: its tree is not at hand");
+            return say::failure(Some(node), &what, Some("save it in the step that makes the container"));
+        }
         let order = Order::new(file, &container.plan, tree.is_some()).encode();
         match self.run(&order, tree, cgroups) {
             Ok(output) => self.tell(&output, node),

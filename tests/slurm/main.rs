@@ -5,6 +5,7 @@
 //! is a failure.
 
 mod batch;
+mod client;
 mod cluster;
 mod environment;
 mod failures;
@@ -15,6 +16,7 @@ mod mounts;
 mod mpi;
 mod plugin;
 mod pull;
+mod save;
 mod swap;
 mod tasks;
 mod torture;
@@ -48,6 +50,8 @@ const AREAS: &[(&str, &[Test])] = &[
     ("batch", batch::TESTS),
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
+    ("save", save::TESTS),
+    ("client", client::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
     ("torture", torture::TESTS),

@@ -44,6 +44,8 @@ const MOUNTS: [&str; 8] = [
 pub(super) struct Client {
     commands: Vec<&'static str>,
     loader: AbsPath,
+    /// The host's passwd lines of users that Slurm's configuration names: commands look them up.
+    accounts: String,
 }
 
 /// Looks for the commands, where they are asked for. A choice of the site's that an image cannot have is a warning,
@@ -77,7 +79,8 @@ pub(super) fn client(
         Refusal::site("--container-slurm: this node's glibc has no loader at a known place")
             .hint("tell the administrator; --no-container-slurm does without")
     })?;
-    Ok(Some(Client { commands, loader }))
+    let accounts = lines_of(&host.passwd(), |name| name == "root" || name == launch.site.slurm.user);
+    Ok(Some(Client { commands, loader, accounts }))
 }
 
 /// Places of the loader (the System V ABI's name of it), each architecture's own. Debian's is below the triplet; what it
@@ -117,7 +120,20 @@ fn constant(path: &str) -> AbsPath {
     AbsPath::parse(path).unwrap_or_else(|_| AbsPath::root())
 }
 
+/// Lines of a passwd(5) by their names.
+fn lines_of(passwd: &[u8], wanted: impl Fn(&str) -> bool) -> String {
+    let text = String::from_utf8_lossy(passwd);
+    let lines = text.lines().filter(|line| line.split_once(':').is_some_and(|(name, _)| wanted(name)));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 impl Client {
+    /// The image's passwd with the accounts in place of its own of these names.
+    pub fn accounts(&self, image: &[u8]) -> Vec<u8> {
+        let own = |name: &str| self.accounts.lines().any(|line| line.split(':').next() == Some(name));
+        (lines_of(image, |name| !own(name)) + &self.accounts).into_bytes()
+    }
+
     /// The mounts it needs, but for those that `others` bring.
     pub fn mounts(&self, launch: &Launch, others: &[Wanted]) -> Vec<Wanted> {
         let site = &launch.site;

@@ -49,7 +49,10 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     if let Some(client) = &client {
         draft.client(client, launch)?;
     }
-    draft.text("/etc/passwd", MAX_DATABASE, |image| Some(passwd(image, &launch.job.user).into_bytes()))?;
+    draft.text("/etc/passwd", MAX_DATABASE, |image| {
+        let own = client.as_ref().map(|client| client.accounts(image));
+        Some(passwd(own.as_deref().unwrap_or(image), &launch.job.user).into_bytes())
+    })?;
     draft.text("/etc/group", MAX_DATABASE, |image| Some(group(image, &launch.job.user).into_bytes()))?;
     let workdir = draft.workdir(launch)?;
     draft.mounts.sort_by_key(|op| op.destination().depth());

@@ -48,6 +48,13 @@ pub struct LaunchPlan {
     pub warnings: Vec<String>,
 }
 
+impl LaunchPlan {
+    /// Whether tasks can change anything of the image, as they see it.
+    pub fn can_change(&self) -> bool {
+        self.writable || self.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }))
+    }
+}
+
 /// How the image is mounted (D6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {

@@ -108,6 +108,10 @@ impl Host for Files {
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
         paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
     }
+
+    fn passwd(&self) -> Vec<u8> {
+        b"root:x:0:0:root:/root:/bin/bash\nslurm:x:64030:64030::/:/bin/false\nbob:x:7:7::/:/bin/sh\n".into()
+    }
 }
 
 fn alice() -> User {

@@ -3,13 +3,13 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{linkat, openat, AtFlags, Mode, OFlags, CWD};
 
+use super::not_written;
 use crate::failure::Failure;
 use crate::interrupt;
 
@@ -25,7 +25,6 @@ pub struct NewFile {
 impl NewFile {
     /// Makes it where `to` will be.
     pub fn create(to: &Path) -> Result<Self, Failure> {
-        let failed = |e: &io::Error| Failure::io("create", to, e);
         let dir = to.parent().unwrap_or(to);
         let mut name = OsString::from(".");
         name.push(to.file_name().unwrap_or_default());
@@ -41,7 +40,7 @@ impl NewFile {
             Ok(file) => Ok(Self { file, to: to.to_owned(), temporary, named: true }),
             Err(error) => {
                 interrupt::temporary().remove(&temporary);
-                Err(failed(&error))
+                Err(not_written(to, &error))
             }
         }
     }
@@ -53,24 +52,23 @@ impl NewFile {
 
     /// Brings it to the disk; a full one or a quota may come to light only here.
     pub fn sync(&self) -> Result<(), Failure> {
-        self.file.sync_all().map_err(|e| Failure::io("write", &self.to, &e))
+        self.file.sync_all().map_err(|e| not_written(&self.to, &e))
     }
 
     /// Gives it its name; a file that has it is replaced.
     pub fn publish(mut self) -> Result<(), Failure> {
-        let failed = |e: &io::Error| Failure::io("create", &self.to, e);
         if !self.named {
             interrupt::temporary().insert(self.temporary.clone());
             let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             let linked = linkat(CWD, own, CWD, &self.temporary, AtFlags::SYMLINK_FOLLOW);
             if let Err(errno) = linked {
                 interrupt::temporary().remove(&self.temporary);
-                return Err(failed(&errno.into()));
+                return Err(not_written(&self.to, &errno.into()));
             }
             self.named = true;
         }
         let mut files = interrupt::temporary();
-        std::fs::rename(&self.temporary, &self.to).map_err(|e| failed(&e))?;
+        std::fs::rename(&self.temporary, &self.to).map_err(|e| not_written(&self.to, &e))?;
         files.remove(&self.temporary);
         self.named = false;
         Ok(())

@@ -6,7 +6,7 @@ mod judge;
 mod part;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use grus_core::refusal::{printable, Refusal};
 use grus_core::saving::Order;
 use grus_enter::repository::meta_beside;
 use grus_enter::saving;
-use grus_squash::{convert, DirectorySource, LayerSource, Options};
+use grus_squash::{convert, DirectorySource, Error, LayerSource, Options};
 
 use crate::archive::{self, rootfs_digest, Hashed};
 use crate::build::failed;
-use crate::failure::Failure;
+use crate::failure::{reason, Failure};
 use crate::image::Identity;
 use file::NewFile;
 use judge::Judge;
@@ -52,15 +52,14 @@ pub fn save(order: &Order, tree: &Path) -> Result<Saved, Failure> {
         digest: content.digest,
         platform,
         created: base.as_ref().and_then(|meta| meta.created.clone()),
-        size: new.file().metadata().map_err(|e| Failure::io("write", to, &e))?.len(),
+        size: new.file().metadata().map_err(|e| not_written(to, &e))?.len(),
         unpacked_size: content.unpacked,
         config: base.map(|meta| meta.config).unwrap_or_default(),
         layers: content.layers,
     };
     let beside = saving::beside(to);
     let text = NewFile::create(&beside)?;
-    io::Write::write_all(&mut text.file(), meta.to_json().as_bytes())
-        .map_err(|e| Failure::io("write", &beside, &e))?;
+    text.file().write_all(meta.to_json().as_bytes()).map_err(|e| not_written(&beside, &e))?;
     new.sync()?;
     text.sync()?;
     // What was there may have changed in the meantime.
@@ -68,6 +67,31 @@ pub fn save(order: &Order, tree: &Path) -> Result<Saved, Failure> {
     text.publish()?;
     new.publish()?;
     Ok(Saved { meta, left_out: content.left_out })
+}
+
+/// Copies all of `from` (called `name`) to the file that will be at `path`.
+fn copy(from: &mut impl BufRead, mut to: &File, name: &str, path: &Path) -> Result<(), Failure> {
+    loop {
+        let bytes = from.fill_buf().map_err(|e| Failure::read(name, &e))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let length = bytes.len();
+        to.write_all(bytes).map_err(|e| not_written(path, &e))?;
+        from.consume(length);
+    }
+}
+
+/// A file could not be written: a full disk, a quota.
+fn not_written(path: &Path, error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space there, or name a file elsewhere with --container-save; nothing was left there"
+        }
+        _ => "check the directory, or name a file elsewhere with --container-save",
+    };
+    let what = format!("cannot write {}: {}", printable(&path.display().to_string()), reason(error));
+    Failure::System { what, hint: Some(hint.into()) }
 }
 
 /// What was written.
@@ -86,8 +110,11 @@ fn changed(order: &Order, tree: &Path, platform: &Platform, new: &NewFile) -> Re
     let reader = source.open().map_err(|e| Failure::read(name, &e))?;
     let image = archive::rootfs_image(reader, name, platform);
     let layers: Vec<Arc<dyn LayerSource>> = image.layers.into_iter().map(|layer| layer.source).collect();
-    let summary = convert(&layers, new.file(), &Options::default(), &())
-        .map_err(|error| failed(error, order.file.as_path(), name))?;
+    let to = order.file.as_path();
+    let summary = convert(&layers, new.file(), &Options::default(), &()).map_err(|error| match error {
+        Error::Write(error) => not_written(to, &error),
+        other => failed(other, to, name),
+    })?;
     let content = match &image.identity {
         Identity::AfterReading(content) => content.get().cloned(),
         Identity::Known(digest) => Some(digest.clone()),
@@ -111,8 +138,9 @@ fn copied(
     let (from, name) = (order.image.as_path(), printable(order.image.as_str()));
     let file = File::open(from).map_err(|e| Failure::io("read", from, &e))?;
     let content = Arc::default();
-    let mut reader = Hashed::new(Box::new(file), Arc::clone(&content));
-    archive::copy(&mut reader, &mut new.file(), &name, order.file.as_path())?;
+    let reader = Hashed::new(Box::new(file), Arc::clone(&content));
+    let mut reader = io::BufReader::with_capacity(1 << 20, reader);
+    copy(&mut reader, new.file(), &name, order.file.as_path())?;
     let (digest, layers, unpacked) = match base {
         Some(meta) => (meta.digest.clone(), meta.layers.clone(), meta.unpacked_size),
         None => {

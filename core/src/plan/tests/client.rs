@@ -13,6 +13,16 @@ fn the_hosts_slurm_commands() {
     case.tree = with_shell();
     case.site = "repository.system = '/images'\n";
     case.golden("slurm");
+    let plan = case.decide().expect("a plan");
+    let passwd = plan.mounts.iter().find_map(|op| match op {
+        Op::Text { destination, content, .. } if destination.as_str() == "/etc/passwd" => {
+            Some(content.clone())
+        }
+        _ => None,
+    });
+    let passwd = String::from_utf8(passwd.expect("a passwd")).expect("UTF-8");
+    let names: Vec<&str> = passwd.lines().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(names, ["root", "slurm", "alice"], "Slurm looks up SlurmUser");
     // Commands beside /usr are at their own path; what a bind brings is not bound again.
     let mut case = Case::of(&["mount=/etc/slurm", "mount=/run/munge:/run/munge"]);
     case.tree = with_shell();
