@@ -90,7 +90,9 @@ fn the_images_own_libraries_are_not_used(lab: &Lab) {
         let script =
             "export LD_PRELOAD=/nonexistent.so LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu; squeue --version";
         let run = lab.srun(&["--container-slurm", &option, "sh", "-c", script]).run().success();
-        let _ = run.stdout_has("slurm ").stderr_lacks("nonexistent.so' from LD_PRELOAD cannot be preloaded (cannot open shared object file): ignored.\nslurm");
+        // The shell's own loader complains, once; the host's was kept from it.
+        assert_eq!(run.stderr.matches("from LD_PRELOAD").count(), 1, "{run}");
+        let _ = run.stdout_has("slurm");
         let own = "srun() { echo mine; }; srun; command -v squeue";
         let run = lab.srun(&["--container-slurm", &option, "sh", "-c", own]).run().success();
         let _ = run.stdout_is("mine\n/run/grus/slurm/bin/squeue");
