@@ -136,7 +136,10 @@ fn copied(
     new: &NewFile,
 ) -> Result<Content, Failure> {
     let (from, name) = (order.image.as_path(), printable(order.image.as_str()));
-    let file = File::open(from).map_err(|e| Failure::io("read", from, &e))?;
+    let file = File::open(from).map_err(|e| Failure::System {
+        what: format!("cannot read {name}: {}", reason(&e)),
+        hint: Some("the image must stay where it is while the step runs".into()),
+    })?;
     let content = Arc::default();
     let reader = Hashed::new(Box::new(file), Arc::clone(&content));
     let mut reader = io::BufReader::with_capacity(1 << 20, reader);

@@ -56,7 +56,7 @@ fn a_directory_that_cannot_be_read_whole_is_an_error_with_the_way_out() {
     rootfs(&lab);
     fs::set_permissions(lab.dir.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
     fs::set_permissions(lab.path("root/opt/app"), fs::Permissions::from_mode(0o600)).expect("chmod");
-    let said = as_nobody(lab.command(["import", "root", "app:1"]));
+    let said = as_nobody(lab.command(["import", "--quiet", "root", "app:1"]));
     let said = said.refused(2, "root/opt/app: Permission denied");
     assert!(said.contains("make it readable to you"), "{said}");
     lab.assert_empty();
