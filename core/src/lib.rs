@@ -26,6 +26,7 @@ pub mod refusal;
 pub mod repository;
 pub mod request;
 pub mod running;
+pub mod saving;
 pub mod site;
 mod site_keys;
 pub mod stack;

@@ -42,6 +42,8 @@ pub struct Site {
     pub mounts: Mounts,
     /// `[container]`
     pub container: Container,
+    /// `[slurm]`
+    pub slurm: Slurm,
     /// `[volatile]`
     pub volatile: Volatile,
     /// `[tmpfs]`
@@ -106,6 +108,22 @@ pub struct Container {
     pub remap_root: bool,
     /// The default of `--container-entrypoint`.
     pub entrypoint: bool,
+    /// The default of `--container-slurm`.
+    pub slurm: bool,
+}
+
+/// Slurm's commands in containers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Slurm {
+    /// Where they are on the nodes.
+    pub commands: AbsPath,
+    /// What they look for by its path.
+    pub mounts: Vec<AbsPath>,
+    /// SlurmUser of slurm.conf.
+    pub user: String,
+    /// Where their libraries are; empty for the usual places.
+    pub library_path: Vec<AbsPath>,
 }
 
 /// Where the changes of volatile directories lie.

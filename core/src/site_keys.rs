@@ -78,6 +78,37 @@ pub const KEYS: &[Key] = &[
         text: "Whether tasks go through the image's ENTRYPOINT. The default of --container-entrypoint.",
     },
     Key {
+        name: "container.slurm",
+        default: "false",
+        text: "Whether the host's Slurm commands are brought into containers. The default of --container-slurm.",
+    },
+    Key {
+        name: "slurm.commands",
+        default: "\"/usr/bin\"",
+        text: "Where srun and its like are on the nodes, for --container-slurm. Where this is not below /usr, it is \
+               bound at its own path.",
+    },
+    Key {
+        name: "slurm.mounts",
+        default: "[]",
+        text: "What else the commands of --container-slurm look for by its absolute path, such as a plugin directory. \
+               Bound read-only at their own paths, as far as a node has them, are always: /etc/slurm, /etc/grus, \
+               /run/slurm, /run/munge, /var/run/munge, the system repository, and Slurm's plugin directories of \
+               Debian and of Red Hat.",
+    },
+    Key {
+        name: "slurm.user",
+        default: "\"slurm\"",
+        text: "SlurmUser of slurm.conf. The commands of --container-slurm look this user up, so the node's line of \
+               it in /etc/passwd, and that of root, are in the container's passwd.",
+    },
+    Key {
+        name: "slurm.library-path",
+        default: "[]",
+        text: "Directories of the nodes with the libraries of these commands and of Slurm's plugins. Empty: the \
+               usual ones below /usr, /lib and /lib64.",
+    },
+    Key {
         name: "volatile.size",
         default: "\"50%\"",
         text: "How much one step's volatile directories may hold on a node together: bytes with k, m, g or t, or, \

@@ -15,6 +15,7 @@ use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
 use crate::missing;
 use crate::rootfs::kind;
+use crate::saved::Saved;
 use crate::skeleton::Skeleton;
 use crate::sources::Sources;
 use crate::sys::{confine, unshare};
@@ -40,6 +41,8 @@ pub(crate) struct Act<'a> {
     pub user: (u32, u32),
     /// How volatile directories are made.
     pub volatile: Volatile,
+    /// Whether the tree is to be kept for saving.
+    pub save: bool,
 }
 
 /// What a root is made of; mounted and attached nowhere.
@@ -52,14 +55,18 @@ pub(crate) enum Root {
 }
 
 /// Acts the plan out on the calling thread, which is in the new namespace afterwards and fit for nothing else.
-/// Returns the namespace.
-pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure> {
+/// Returns the namespace, and the tree to save where one is wanted and differs from the image.
+pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
     clock.enter(Phase::Sources);
     let mut clones = clones(act.plan, act.sources)?.into_iter();
     clock.enter(Phase::Namespace);
     let namespace = new_namespace().during(Phase::Namespace)?;
     clock.enter(Phase::Rootfs);
     let scratch = Scratch::new().during(Phase::Rootfs)?;
+    let image = match &act.root {
+        Root::Image(image) | Root::Kept(image) => image.try_clone(),
+    };
+    let image = image.map_err(|e| Broken::io("dup(image)", &e)).during(Phase::Rootfs)?;
     let mut volatile = act.volatile.at(&scratch);
     let mut empty = Empty::of(act.user.0, act.user.1);
     let root = match act.root {
@@ -76,6 +83,9 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
             kept
         }
     };
+    let saved = act.save && act.plan.can_change();
+    let saved = saved.then(|| Saved::new(act.plan, &image, &root, &scratch)).transpose();
+    let saved = saved.during(Phase::Rootfs)?;
     clock.enter(Phase::Binds);
     for (op, own) in act.plan.mounts.iter().zip(act.own) {
         match op {
@@ -84,12 +94,16 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
                 let Some(tree) = clones.next() else { continue };
                 place(&root, &tree, op).during(Phase::Binds)?;
             }
-            Op::Text { content, .. } => {
-                place(&root, &scratch.text(content).during(Phase::Binds)?, op).during(Phase::Binds)?;
+            Op::Text { content, executable, .. } => {
+                let text = scratch.text(content, *executable).during(Phase::Binds)?;
+                place(&root, &text, op).during(Phase::Binds)?;
             }
             Op::Volatile { destination } => {
                 clock.enter(Phase::Volatile);
-                volatile.make(&root, destination)?;
+                let overlay = volatile.make(&root, destination)?;
+                if let Some(saved) = &saved {
+                    saved.add(&overlay, destination).during(Phase::Volatile)?;
+                }
                 clock.enter(Phase::Binds);
             }
             Op::Squashfs { .. } | Op::Tmpfs { .. } | Op::Scratch { .. } => {
@@ -106,9 +120,10 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<OwnedFd, Failure>
     if act.plan.writable {
         missing::links(&root, &act.plan.skeleton).during(Phase::Binds)?;
     }
+    let saved = saved.map(Saved::keep).transpose().during(Phase::Rootfs)?;
     clock.enter(Phase::Pivot);
     pivot(&root).during(Phase::Pivot)?;
-    Ok(namespace)
+    Ok((namespace, saved))
 }
 
 /// A namespace whose root is the whole of `image`, writable, and nothing else. The calling thread is in it afterwards.
@@ -189,13 +204,14 @@ impl Scratch {
     }
 
     /// A text as a file of its own, read-only, attached nowhere.
-    fn text(&self, content: &[u8]) -> Called<OwnedFd> {
+    fn text(&self, content: &[u8], executable: bool) -> Called<OwnedFd> {
         use std::io::Write;
         let number = self.texts.get();
         self.texts.set(number + 1);
         let name = format!("text{number}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.dir, &name, flags, Mode::from_raw_mode(0o444))
+        let mode = Mode::from_raw_mode(if executable { 0o555 } else { 0o444 });
+        let fd = rustix::fs::openat(&self.dir, &name, flags, mode)
             .map_err(|e| Broken::new(format!("openat({name}, O_CREAT)"), e))?;
         let mut file = std::fs::File::from(fd);
         file.write_all(content).map_err(|e| {

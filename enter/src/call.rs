@@ -30,6 +30,11 @@ impl Broken {
         Self { call: call.into(), errno }
     }
 
+    /// `call` failed with `error`.
+    pub fn io(call: &str, error: &std::io::Error) -> Self {
+        Self::new(call, Errno::from_io_error(error).unwrap_or(Errno::IO))
+    }
+
     /// As the failure of a phase.
     pub fn during(self, phase: Phase) -> Failure {
         let advice = advice(phase, self.errno);

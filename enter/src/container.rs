@@ -36,6 +36,9 @@ pub struct Container {
     pub(crate) others: Vec<Owned>,
     /// The user namespace in which the user is root, where one was asked for.
     pub(crate) user: Option<OwnedFd>,
+    /// The tree to save, where saving is asked for and it is not just the image: the root with its changes and without
+    /// what is mounted in it, read-only, close-on-exec.
+    pub saved: Option<OwnedFd>,
     /// The processes that serve the image and other SquashFS files.
     pub(crate) servers: Vec<Server>,
     /// What lets other steps join; held open for them.

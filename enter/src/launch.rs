@@ -147,14 +147,16 @@ fn on(
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
     let others = own_namespaces(plan.namespaces)?;
     let who = (inputs.uid, inputs.gid);
-    let act = Act { plan: &plan, root, sources: &sources, own, user: who, volatile };
-    let namespace = apply(act, &mut clock)?;
+    let save = inputs.request.save.is_some();
+    let act = Act { plan: &plan, root, sources: &sources, own, user: who, volatile, save };
+    let (namespace, saved) = apply(act, &mut clock)?;
     progress.at(Phase::Verify);
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
     let told = running::told(inputs, &plan, &namespace).during(Phase::Verify)?;
     let servers = maker.servers.into_inner();
-    Ok(Container { namespace, others, user, plan, ruling, meta, timings: clock.stop(), servers, told })
+    let timings = clock.stop();
+    Ok(Container { namespace, others, user, saved, plan, ruling, meta, timings, servers, told })
 }
 
 /// How directories are made writable for this user, with a storage if there are any.

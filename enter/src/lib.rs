@@ -35,6 +35,8 @@ pub mod repository;
 mod rootfs;
 pub mod rulings;
 mod running;
+mod saved;
+pub mod saving;
 pub mod site;
 mod skeleton;
 mod sources;

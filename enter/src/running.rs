@@ -72,8 +72,18 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
     // The step that joins can be joined itself.
     let told = told(inputs, &plan, &namespace).during(Phase::Running)?;
     let timings = clock.stop();
-    let (others, servers) = (vec![], vec![]);
-    Ok(Container { namespace, others, user: None, plan, ruling: None, meta: None, timings, servers, told })
+    Ok(Container {
+        namespace,
+        others: vec![],
+        user: None,
+        saved: None,
+        plan,
+        ruling: None,
+        meta: None,
+        timings,
+        servers: vec![],
+        told,
+    })
 }
 
 /// Whether a step of this job has a daemon on this machine.

@@ -62,7 +62,6 @@ fn directory(
     // The calls for attributes take paths: names in this directory.
     rustix::process::fchdir(&from).map_err(|e| Broken::new(format!("fchdir({})", shown(path)), e))?;
     let own = stat(&from, path)?;
-    take_after(&to, c".", &own, who, attributes)?;
     let mut below = vec![];
     for (name, kind) in names(&from, path, room)? {
         match kind {
@@ -77,7 +76,8 @@ fn directory(
             _ => {}
         }
     }
-    // Last, as making the entries changed them.
+    // Last: entries made in a set-group-id directory would get its group, and making them changed the times.
+    take_after(&to, c".", &own, who, attributes)?;
     times(&to, &own, path)?;
     Ok(below)
 }

@@ -51,14 +51,15 @@ pub(crate) struct Layers<'a> {
 const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 impl Layers<'_> {
-    /// Makes `destination` writable.
-    pub fn make(&mut self, root: &OwnedFd, destination: &AbsPath) -> Result<(), Failure> {
+    /// Makes `destination` writable. Returns what is mounted there.
+    pub fn make(&mut self, root: &OwnedFd, destination: &AbsPath) -> Result<OwnedFd, Failure> {
         let path = destination.as_path();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let lower = open_in(root.as_fd(), path, flags, ResolveFlags::empty()).during(Phase::Volatile)?;
         let option = format!("--writable-volatile={destination}");
         let overlay = self.over(&lower, &option, "name a smaller directory")?;
-        attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)
+        attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)?;
+        Ok(overlay)
     }
 
     /// The whole of `image`, which is attached in this namespace, writable; attached nowhere.

@@ -1,6 +1,7 @@
 //! Owns the way from an image's layers to an image in the repository: convert, check, publish. Pull and import
 //! meet here.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use grus_core::digest::Digest;
@@ -15,7 +16,7 @@ use crate::failure::{reason, Failure};
 use crate::image::{Identity, Image};
 use crate::oci::Config;
 use crate::registry::RegistryError;
-use crate::repository::{Repository, TempFile};
+use crate::repository::Repository;
 use crate::reuse::{layer_id, Found};
 
 /// Converts and publishes `image`; gives its metadata.
@@ -29,8 +30,8 @@ pub fn build(
     repository.prepare()?;
     let out = repository.temp()?;
     let sources: Vec<Arc<dyn LayerSource>> = image.layers.iter().map(|l| l.source.clone()).collect();
-    let summary =
-        convert(&sources, out.file(), options, observer).map_err(|error| failed(error, &out, reference))?;
+    let summary = convert(&sources, out.file(), options, observer)
+        .map_err(|error| failed(error, out.path(), &reference.familiar()))?;
     let (digest, layers) = match image.identity {
         Identity::Known(digest) => (digest, image.layers.into_iter().map(|l| l.digest).collect()),
         Identity::AfterReading(content) => {
@@ -79,7 +80,7 @@ pub fn build_reusing(
             Err(error) => {
                 let full = matches!(error, Error::Write(_));
                 let broke_off = matches!(error, Error::Source { .. } | Error::Cancelled);
-                let failure = failed(error, out.image(), reference);
+                let failure = failed(error, out.image().path(), &reference.familiar());
                 if broke_off {
                     out.keep();
                 } else if full {
@@ -117,12 +118,11 @@ fn meta(
     }
 }
 
-/// A failed conversion in the words of a command.
-fn failed(error: Error, out: &TempFile, reference: &Reference) -> Failure {
-    let name = reference.familiar();
+/// A failed conversion of `name`, to be written to `out`, in the words of a command.
+pub(crate) fn failed(error: Error, out: &Path, name: &str) -> Failure {
     match error {
         Error::Cancelled => Failure::Cancelled,
-        Error::Write(error) => Failure::io("write", out.path(), &error),
+        Error::Write(error) => Failure::io("write", out, &error),
         Error::Options(what) => Refusal::user(what).into(),
         Error::Source { layer, source } => match RegistryError::from_io(&source) {
             Some(error) => error.clone().into(),
@@ -134,9 +134,12 @@ fn failed(error: Error, out: &TempFile, reference: &Reference) -> Failure {
                     if damaged { "is damaged" } else { "cannot be read" },
                     reason(&source)
                 );
-                match damaged {
-                    true => Refusal::image(what).hint("make or copy the archive again").into(),
-                    false => Failure::System { what, hint: None },
+                match source.kind() {
+                    _ if damaged => Refusal::image(what).hint("make or copy the archive again").into(),
+                    std::io::ErrorKind::PermissionDenied => Refusal::user(what)
+                        .hint("make it readable to you, or import a tar that its owner makes")
+                        .into(),
+                    _ => Failure::System { what, hint: None },
                 }
             }
         },

@@ -22,6 +22,7 @@ pub mod prompt;
 pub mod registry;
 pub mod repository;
 pub mod reuse;
+pub mod save;
 pub mod section;
 pub mod tree;
 pub mod verify;

@@ -58,6 +58,11 @@ impl Tree {
         self.reader.files().map(|node| size(&node.inner)).fold(0, u64::saturating_add)
     }
 
+    /// The reader of all of it.
+    pub fn reader(&self) -> &FilesystemReader<'static> {
+        &self.reader
+    }
+
     fn unreadable(&self, path: &AbsPath, why: &str) -> Refusal {
         Refusal::image(format!("cannot read {path} in {}: {}", printable(&self.name), printable(why)))
             .hint("pull or import the image again")

@@ -7,7 +7,8 @@
 //! | user_init            |                 |                 | build the container, or say why not   |        |
 //! | task_init_privileged |                 |                 | join it                               |        |
 //! | task_init            |                 |                 | start, or end without a container     |        |
-//! | task_exit            |                 |                 | say so if the image's server is gone  |        |
+//! | task_post_fork       |                 |                 | note its cgroups, if it will be saved |        |
+//! | task_exit            |                 |                 | save; tell of a server that is gone   |        |
 //!
 //! `job_epilog` runs in a process of its own at the end of each job on each node, without `init` before it: it takes
 //! away the containers that the job kept (docs/adr/0010).
@@ -38,6 +39,8 @@ pub enum Hook {
     TaskInitPrivileged,
     /// A task, as the user, before execve(2).
     TaskInit,
+    /// slurmstepd, as root: a task exists and waits.
+    TaskPostFork,
     /// slurmstepd has collected a task.
     TaskExit,
     /// The job has ended on this node.
@@ -66,6 +69,7 @@ impl Grus {
             (Hook::UserInit, Grus::Step(step)) => step.build(spank),
             (Hook::TaskInitPrivileged, Grus::Step(step)) => step.join(),
             (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(spank),
+            (Hook::TaskPostFork, Grus::Step(step)) => step.task_started(spank),
             (Hook::TaskExit, Grus::Step(step)) => step.task_ended(spank),
             (Hook::JobEpilog, _) => epilog::job_ended(spank),
             _ => {}

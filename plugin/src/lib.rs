@@ -6,6 +6,7 @@
 //! container or a failed task: never the bare host, never a drained node (DESIGN D2).
 
 pub mod abi;
+mod cgroup;
 pub mod entrypoint;
 mod epilog;
 pub mod hooks;
@@ -14,6 +15,7 @@ mod journal;
 mod mpi;
 mod node;
 mod program;
+mod save;
 mod say;
 mod settings;
 mod stamp;

@@ -14,6 +14,11 @@ pub fn failure(node: Option<&str>, what: &str, hint: Option<&str>) {
     }
 }
 
+/// What was done at the end of a step, on a node.
+pub fn result(node: &str, text: &str) {
+    slurm_spank_log(&format!("grus: {node}: {}", one_line(text)));
+}
+
 /// A warning or a piece of advice at submission; silent under `--quiet`.
 pub fn note(text: &str) {
     spank_log(LogLevel::Info, &format!("grus: {}", one_line(text)));

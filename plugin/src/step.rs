@@ -24,6 +24,7 @@ use slurm_spank::{SpankError, SpankHandle};
 use crate::hooks::Hook;
 use crate::journal::{self, Subject};
 use crate::node::{self, Place};
+use crate::save::{self, Save};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
 use crate::{abi, entrypoint, mpi, say, settings};
 
@@ -68,6 +69,8 @@ pub struct Ready {
     host: (u64, u64),
     /// Whether the end of a server of SquashFS files was told.
     told: bool,
+    /// How the container is saved at the end, if so.
+    save: Option<Save>,
 }
 
 /// A remembered failure.
@@ -89,9 +92,12 @@ impl Step {
         }
         *self = match hook {
             Hook::UserInit | Hook::TaskExit => tell(Failed { refusal, told: false }, spank),
-            Hook::Init | Hook::InitPostOpt | Hook::TaskInitPrivileged | Hook::TaskInit | Hook::JobEpilog => {
-                Step::failed(refusal)
-            }
+            Hook::Init
+            | Hook::InitPostOpt
+            | Hook::TaskInitPrivileged
+            | Hook::TaskPostFork
+            | Hook::TaskInit
+            | Hook::JobEpilog => Step::failed(refusal),
         };
         if hook == Hook::TaskInit {
             self.enter_or_end(spank);
@@ -151,20 +157,23 @@ impl Step {
         }
     }
 
-    /// task_exit. The kernel gives errors to tasks whose image or data is served by a process that is gone; this tells
-    /// the user why, once per node. A task that Slurm ends may see the server end first.
+    /// task_post_fork.
+    pub fn task_started(&mut self, spank: &SpankHandle) {
+        let Step::Ready(ready) = self else { return };
+        if let Some(save) = &mut ready.save {
+            save.task_started(spank);
+        }
+    }
+
+    /// task_exit.
     pub fn task_ended(&mut self, spank: &SpankHandle) {
         let Step::Ready(ready) = self else { return };
         let status = spank.task_exit_status().unwrap_or_default();
-        if ready.told || !failed_by_itself(status) {
-            return;
+        ready.tell_of_server(status, spank);
+        let Ready { container, place, save, .. } = ready.as_mut();
+        if let Some(save) = save {
+            save.task_ended(status, container, &place.node, spank);
         }
-        let Some(lost) = ready.container.lost() else { return };
-        ready.told = true;
-        let what = format!("squashfuse_ll, which served {lost} to this step, has ended");
-        let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
-        say::failure(Some(&ready.place.node), &what, Some(hint));
-        journal::failed(&subject(spank, &ready.place.node), &what, None);
     }
 }
 
@@ -175,6 +184,20 @@ fn failed_by_itself(status: i32) -> bool {
 }
 
 impl Ready {
+    /// The kernel gives errors to tasks whose image or data is served by a process that is gone; this tells the user
+    /// why, once per node. A task that Slurm ends may see the server end first.
+    fn tell_of_server(&mut self, status: i32, spank: &SpankHandle) {
+        if self.told || !failed_by_itself(status) {
+            return;
+        }
+        let Some(lost) = self.container.lost() else { return };
+        self.told = true;
+        let what = format!("squashfuse_ll, which served {lost} to this step, has ended");
+        let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
+        say::failure(Some(&self.place.node), &what, Some(hint));
+        journal::failed(&subject(spank, &self.place.node), &what, None);
+    }
+
     /// The last check and the last step of a task. Two file systems differ in device number, so a root of the
     /// host's device and inode is the host's, whatever went wrong before.
     fn check_and_start(&self, spank: &SpankHandle) -> Result<(), Failure> {
@@ -265,18 +288,20 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let Wanted { request, site, stacks, builder, place } = wanted;
     let subject = subject(spank, &place.node);
     let mode = mpi::mode(&request, &site).clone();
-    let inputs = inputs(request, site, stacks, &place, spank);
-    let built = inputs.map_err(Failure::from).and_then(|inputs| {
+    let mut request = request;
+    let save = identity(spank).and_then(|who| save::prepare(&mut request, &site, who, spank));
+    let inputs = save.and_then(|save| Ok((save, inputs(request, site, stacks, &place, spank)?)));
+    let built = inputs.map_err(Failure::from).and_then(|(save, inputs)| {
         let (workdir, host) = (inputs.job.workdir.clone(), root()?);
         let container = builder.build(inputs)?;
         mpi::check(&container, &mode, spank)?;
         set_environment(&container, spank)?;
-        Ok((container, workdir, host))
+        Ok((container, workdir, host, save))
     });
     match built {
-        Ok((container, workdir, host)) => {
+        Ok((container, workdir, host, save)) => {
             journal::launched(&subject, &container);
-            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false }))
+            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false, save }))
         }
         Err(failure) => {
             let (what, hint) = (failure.what(), failure.hint());
@@ -314,8 +339,7 @@ fn inputs(
     place: &Place,
     spank: &SpankHandle,
 ) -> Result<Inputs, Refusal> {
-    let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
-    let gids = spank.job_supplementary_gids().map_err(unreadable)?;
+    let abi::Identity { uid, gid, gids } = identity(spank)?;
     let (job_id, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
     let mut slurm_paths = place.launch_paths(job_id, step, uid);
     if step == SLURM_BATCH_SCRIPT {
@@ -358,6 +382,13 @@ fn image_of(request: &Request) -> Result<AbsPath, Refusal> {
         Refusal::user("the container options name no image that was found at submission")
             .hint(format!("do not set {VARIABLE} by hand; use the options of srun and sbatch"))
     })
+}
+
+/// The job's user.
+fn identity(spank: &SpankHandle) -> Result<abi::Identity, Refusal> {
+    let (uid, gid) = (spank.job_uid().map_err(unreadable)?, spank.job_gid().map_err(unreadable)?);
+    let gids = spank.job_supplementary_gids().map_err(unreadable)?;
+    Ok(abi::Identity { uid, gid, gids })
 }
 
 /// The job's directory: Slurm has changed to it, or to a substitute where it is missing.

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use grus_core::options::{variables, Spec};
 use grus_core::path::AbsPath;
@@ -174,7 +175,8 @@ fn refuse_slurms_own_option() -> Result<(), Refusal> {
 
 /// Whether there is a batch script and it runs outside of the container (D4).
 fn stays_on_host(request: &Request, site: &Site) -> bool {
-    let program = env::current_exe().unwrap_or_default();
+    // As it was called: in a container (--container-slurm) the executable is the loader.
+    let program = PathBuf::from(env::args_os().next().unwrap_or_default());
     program.file_name() == Some(OsStr::new("sbatch")) && !request.batch.unwrap_or(site.batch.container)
 }
 

@@ -48,7 +48,7 @@ mod store;
 mod tar;
 
 pub use convert::{convert, convert_reusing};
-pub use directory::DirectorySource;
+pub use directory::{DirectorySource, Judge, Verdict};
 pub use error::{Error, FormatFault, LimitKind, MergeFault, TarFault};
 pub use keep::{KeptImage, KeptLayer, LayerId, Reuse};
 pub use limits::Limits;

@@ -7,13 +7,14 @@ use std::io::Write;
 use std::os::unix::fs::{symlink, FileExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 
 use fixture::host::tree_at;
 use fixture::{assert_same, image, reader, torture};
 use grus_squash::{DirectorySource, Error, Options};
 
 fn tree_in(dir: &Path) -> fixture::Tree {
-    let source = [DirectorySource { path: dir.into() }];
+    let source = [DirectorySource { path: dir.into(), judge: Arc::new(()) }];
     let (bytes, _) = image(&source, &Options::default()).expect("conversion");
     reader::Image::open(&bytes).tree()
 }
@@ -69,7 +70,7 @@ fn everything_in_a_tree_arrives() {
 #[test]
 fn what_cannot_be_taken_over_is_an_error_by_name() {
     let fails = |path: &Path| {
-        let source = [DirectorySource { path: path.into() }];
+        let source = [DirectorySource { path: path.into(), judge: Arc::new(()) }];
         image(&source, &Options::default()).map(|_| ()).expect_err("must fail")
     };
     let dir = tempfile::tempdir().expect("temporary directory");

@@ -5,6 +5,7 @@
 //! is a failure.
 
 mod batch;
+mod client;
 mod cluster;
 mod entrypoint;
 mod environment;
@@ -23,6 +24,7 @@ mod options;
 mod plugin;
 mod pull;
 mod remapped;
+mod save;
 mod swap;
 mod tasks;
 mod torture;
@@ -68,6 +70,8 @@ const AREAS: &[(&str, &[Test])] = &[
     ("ways", ways::TESTS),
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
+    ("save", save::TESTS),
+    ("client", client::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
     ("torture", torture::TESTS),

@@ -218,7 +218,11 @@ pub const TABLE: &[Spec] = &[
         usage: "when the step has ended, write the container as it is then to this SquashFS file",
         text: "Writes the container's file system, with its changes and without what is mounted in it, as a new image \
                when the last task of the step's first node has ended. FILE appears at once and whole; a file of that \
-               name is replaced by it, a directory is never touched. Without a writable container it is a copy of the image.",
+               name is replaced by it, a directory or a link is never touched. The image's configuration goes with \
+               it, in a file beside it that ends in .json. Without a writable container it is a copy of the image. \
+               Files that you may not read come from the image; one that the image does not have is left out, \
+               with a warning. A step that is cancelled or killed is not saved. What goes wrong is told on \
+               standard error; the step's exit code is that of its tasks.",
     },
     Spec {
         opt: Opt::RemapRoot,
@@ -288,7 +292,8 @@ pub const TABLE: &[Spec] = &[
         usage: "make the host's srun, sbatch, squeue, scancel and the like usable in the container",
         text: "Brings the host's Slurm commands into the container, run by the host's own loader and libraries, so \
                that they work whatever the image's libc. They are in /run/grus/slurm/bin, which is put at the end \
-               of PATH. The image must have a /bin/sh.",
+               of PATH. The image must have a /bin/sh. What they start gets the container's environment, as with \
+               any srun; images must have been pulled before.",
     },
     Spec {
         opt: Opt::NoSlurm,

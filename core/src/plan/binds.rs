@@ -1,5 +1,6 @@
 //! Which mounts a container wants, before anyone has looked whether they can be had.
 
+use super::client::Client;
 use crate::mount::{Mount, What};
 use crate::path::AbsPath;
 use crate::plan::{Launch, Opener};
@@ -17,7 +18,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Whether it shows `path` of the host at that path.
-    fn brings(&self, path: &AbsPath) -> bool {
+    pub fn brings(&self, path: &AbsPath) -> bool {
         let own = matches!(&self.mount.what, What::Bind { source, .. } if *source == self.mount.destination);
         own && path.is_within(&self.mount.destination)
     }
@@ -31,7 +32,7 @@ const SYSTEM: &[&str] =
 const SHARED: &[&str] = &["home", "media", "mnt", "opt", "root", "srv", "tmp", "var"];
 
 /// All mounts of a launch, by depth of destination, so that what is inside comes after what is around it.
-pub(super) fn wanted(launch: &Launch) -> Result<Vec<Wanted>, Refusal> {
+pub(super) fn wanted(launch: &Launch, client: Option<&Client>) -> Result<Vec<Wanted>, Refusal> {
     let user = user_mounts(&launch.request.mounts)?;
     let taken = |path: &AbsPath| user.iter().any(|u| u.mount.destination == *path);
     let mut all = site_binds(launch);
@@ -52,6 +53,8 @@ pub(super) fn wanted(launch: &Launch) -> Result<Vec<Wanted>, Refusal> {
     all.extend(user);
     let workdir = workdir(launch, &all);
     all.extend(workdir.filter(|w| !left_out.iter().any(|path| w.mount.destination.is_within(path))));
+    let clients = client.map(|client| client.mounts(launch, &all));
+    all.extend(clients.into_iter().flatten());
     all.sort_by_key(|bind| bind.mount.destination.depth());
     Ok(all)
 }

@@ -1,6 +1,7 @@
 //! The decision itself: what is wanted against what image and host have.
 
 use super::binds::wanted;
+use super::client;
 use super::draft::Draft;
 use super::seen::Known;
 use super::tasks::{entrypoint, network_warnings, remaps_root};
@@ -40,7 +41,8 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     let known =
         Known { rootfs, seen: launch.swap.filter(|_| launch.request.name.is_none()).map(|swap| &swap.seen) };
     let mut draft = Draft::new(&known, host);
-    let wanted = wanted(launch)?;
+    let client = client::client(launch, &known, host, &mut draft.warnings)?;
+    let wanted = wanted(launch, client.as_ref())?;
     check_scratch(&launch.site.scratch, wanted.iter().map(|wanted| &wanted.mount))?;
     let writable =
         launch.request.name.is_some() || launch.request.writable.unwrap_or(launch.site.container.writable);
@@ -51,26 +53,36 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         draft.mount(mount)?;
     }
     let swap = draft.stack(launch)?;
+    if let Some(client) = &client {
+        draft.client(client, launch)?;
+    }
     let (user, remap_root) = (&launch.job.user, remaps_root(launch));
-    draft.text("/etc/passwd", MAX_DATABASE, |image| Some(passwd(image, user, remap_root).into_bytes()))?;
+    draft.text("/etc/passwd", MAX_DATABASE, |image| {
+        let own = client.as_ref().map(|client| client.accounts(image));
+        Some(passwd(own.as_deref().unwrap_or(image), user, remap_root).into_bytes())
+    })?;
     draft.text("/etc/group", MAX_DATABASE, |image| Some(group(image, user, remap_root).into_bytes()))?;
     let workdir = draft.workdir(launch)?;
     let entrypoint = entrypoint(launch, &draft)?;
     draft.warnings.extend(network_warnings(launch));
     draft.mounts.sort_by_key(|op| op.destination().depth());
+    let mut environment = environment::decide(
+        launch.config,
+        swap,
+        &launch.site.environment,
+        &launch.job.environment,
+        &launch.request.env,
+    );
+    if let (Some(_), Some(path)) = (&client, environment.set.get_mut("PATH")) {
+        *path = client::after(path);
+    }
     Ok(LaunchPlan {
         image: launch.image.clone(),
         how: launch.how,
         writable,
         skeleton: draft.skeleton.into_values().collect(),
         mounts: draft.mounts,
-        environment: environment::decide(
-            launch.config,
-            swap,
-            &launch.site.environment,
-            &launch.job.environment,
-            &launch.request.env,
-        ),
+        environment,
         workdir,
         remap_root,
         namespaces: launch.request.namespaces.unwrap_or_default(),

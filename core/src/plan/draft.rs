@@ -91,7 +91,7 @@ impl Draft<'_> {
         let Located { path: at, .. } = locate(self.rootfs, &path)?;
         if self.around(&at).is_none() {
             let destination = self.place(&path, false)?;
-            self.mounts.push(Op::Text { destination, content });
+            self.mounts.push(Op::Text { destination, content, executable: false });
         }
         Ok(())
     }

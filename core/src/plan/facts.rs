@@ -79,6 +79,9 @@ pub trait Host {
 
     /// The first of `paths` that `opener` cannot reach, and why; for what lies below a source.
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)>;
+
+    /// The host's own passwd(5); empty where it has none.
+    fn passwd(&self) -> Vec<u8>;
 }
 
 /// The job, as far as a container depends on it.

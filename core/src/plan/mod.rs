@@ -6,6 +6,7 @@
 //! and decides nothing; it resolves every destination again inside the rootfs, so a plan is not trusted.
 
 mod binds;
+mod client;
 mod decide;
 mod draft;
 mod facts;
@@ -55,6 +56,13 @@ pub struct LaunchPlan {
     pub check: Option<Check>,
     /// What the user should know.
     pub warnings: Vec<String>,
+}
+
+impl LaunchPlan {
+    /// Whether tasks can change anything of the image, as they see it.
+    pub fn can_change(&self) -> bool {
+        self.writable || self.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }))
+    }
 }
 
 /// How the image is mounted (D6).
@@ -119,6 +127,8 @@ pub enum Op {
         destination: AbsPath,
         /// Its content.
         content: Vec<u8>,
+        /// Whether it is a program.
+        executable: bool,
     },
     /// A directory of the image, writable for the user.
     Volatile {

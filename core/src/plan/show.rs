@@ -80,12 +80,14 @@ impl fmt::Display for Op {
                 let flags: String = flags.iter().filter(|(on, _)| *on).map(|(_, text)| *text).collect();
                 write!(f, "bind      {source} on {destination} ({access}{flags})")
             }
-            Op::Text { destination, content } => match std::str::from_utf8(content) {
-                Ok(text) if !text.contains('\0') => {
-                    write!(f, "text      {destination} ({} lines)", text.lines().count())
-                }
-                _ => write!(f, "text      {destination} ({} bytes)", content.len()),
-            },
+            Op::Text { destination, content, executable } => {
+                let program = if *executable { ", program" } else { "" };
+                let size = match std::str::from_utf8(content) {
+                    Ok(text) if !text.contains('\0') => format!("{} lines", text.lines().count()),
+                    _ => format!("{} bytes", content.len()),
+                };
+                write!(f, "text      {destination} ({size}{program})")
+            }
             Op::Volatile { destination } => write!(f, "volatile  {destination}"),
             Op::Tmpfs { destination, tmpfs, readonly, noexec } => {
                 let size = tmpfs.size.map_or(String::new(), |size| format!(",size={size}"));

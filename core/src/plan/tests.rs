@@ -13,6 +13,7 @@ use crate::request::Request;
 use crate::site::Site;
 use crate::swap::{Check, Extent, ExtraBind, Swap};
 
+mod client;
 mod tasks;
 
 /// An image's tree: path to entry, and contents of files.
@@ -87,6 +88,12 @@ impl Files {
         all.extend(["/opt/mpi", "/usr/lib", "/usr/lib/ucx"].map(|d| (d, Kind::Directory)));
         all.extend(["/opt/mpi/libmpi.so.12.4", "/usr/lib/libcxi.so.1"].map(|f| (f, Kind::File)));
         all.insert("/secret", Kind::Directory);
+        all.extend(
+            ["/usr", "/lib", "/lib64", "/etc/slurm", "/run/munge", "/site", "/images"]
+                .map(|d| (d, Kind::Directory)),
+        );
+        let programs = ["/usr/bin/srun", "/usr/bin/sbatch", "/site/srun"].into_iter();
+        all.extend(programs.chain(crate::plan::client::LOADERS.iter().copied()).map(|f| (f, Kind::File)));
         Self(all, &["/secret"])
     }
 }
@@ -101,6 +108,10 @@ impl Host for Files {
 
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
         paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
+    }
+
+    fn passwd(&self) -> Vec<u8> {
+        b"root:x:0:0:root:/root:/bin/bash\nslurm:x:64030:64030::/:/bin/false\nbob:x:7:7::/:/bin/sh\n".into()
     }
 }
 

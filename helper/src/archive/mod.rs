@@ -3,6 +3,7 @@
 //! Everything read here is hostile. Documents are limited in size, names and links stay inside the archive,
 //! every blob is checked against its digest while it is converted.
 
+mod directory;
 mod docker;
 mod layout;
 mod members;
@@ -17,7 +18,6 @@ use grus_core::digest::Digest;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
-use grus_squash::{DirectorySource, LayerSource};
 
 use crate::failure::{reason, Failure};
 use crate::image::Image;
@@ -27,7 +27,7 @@ use crate::verify::Verified;
 use members::Members;
 use stream::{Content, Stream};
 
-pub use rootfs::{digest as rootfs_digest, Hashed};
+pub use rootfs::{digest as rootfs_digest, image as rootfs_image, Hashed};
 
 /// Which image of an archive is wanted.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ pub fn open(from: &Path, wanted: &Wanted, repository: &Repository) -> Result<Ope
                 .hint("leave --digest out, or import a file")
                 .into());
         }
-        return directory(from, wanted)
+        return in_directory(from, wanted)
             .map(|image| Opened { source: Source::Image(Box::new(image)), spool: None });
     }
     let failed = |e: io::Error| not_there(&name, &e);
@@ -104,7 +104,7 @@ pub fn open(from: &Path, wanted: &Wanted, repository: &Repository) -> Result<Ope
     open_stream(stated(Box::new(file)), &name, wanted, repository)
 }
 
-fn directory(from: &Path, wanted: &Wanted) -> Result<Image, Failure> {
+fn in_directory(from: &Path, wanted: &Wanted) -> Result<Image, Failure> {
     let members = Members::Directory(from.to_owned());
     if layout::is_layout(&members) {
         return layout::open(&members, wanted);
@@ -115,9 +115,7 @@ fn directory(from: &Path, wanted: &Wanted) -> Result<Image, Failure> {
     if !["bin", "usr", "etc", "lib"].iter().any(|dir| from.join(dir).symlink_metadata().is_ok()) {
         return Err(unknown(&members.name()));
     }
-    let source = DirectorySource { path: from.to_owned() };
-    let reader = source.open().map_err(|e| Failure::io("read", from, &e))?;
-    Ok(rootfs::image(reader, &members.name(), &wanted.platform))
+    directory::open(from, &members.name(), &wanted.platform)
 }
 
 /// The image in the archive `file`; None if it is a tar of something else.

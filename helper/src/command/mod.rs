@@ -15,6 +15,7 @@ mod plan;
 mod prune;
 mod pull;
 mod rmi;
+mod save;
 mod shared;
 mod tag;
 mod transport;
@@ -42,6 +43,9 @@ pub enum Command {
     Rmi(rmi::Args),
     /// Remove what is old or unused
     Prune(prune::Args),
+    /// Save a container, for the plugin
+    #[command(hide = true)]
+    Save(save::Args),
     /// Show what a container would be, without starting it
     Plan(plan::Args),
     /// Show which of the host's MPI libraries an image would get, and why
@@ -70,6 +74,7 @@ impl Command {
             Command::Tag(args) => args.run(&context()?),
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
+            Command::Save(args) => args.run(),
             Command::Plan(args) => args.run(&context()?),
             Command::Explain(args) => args.run(&context()?),
             Command::Host(args) => args.run(&context()?),

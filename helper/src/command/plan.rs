@@ -162,4 +162,8 @@ impl Host for OwnView {
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
         paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
     }
+
+    fn passwd(&self) -> Vec<u8> {
+        fs::read("/etc/passwd").unwrap_or_default()
+    }
 }

@@ -12,6 +12,7 @@ mod plan;
 mod pull;
 mod repository;
 mod ruling;
+mod save;
 mod scan;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../registry/server.rs"]

@@ -3,6 +3,8 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
+use super::acl;
+
 /// One entry to write.
 pub(super) struct Header {
     path: Vec<u8>,
@@ -29,6 +31,14 @@ impl Header {
             link: Vec::new(),
             device: None,
             xattrs: Vec::new(),
+        }
+    }
+
+    /// SquashFS keeps no access control lists. With one, the mode shows the list's mask in place of the group's rights.
+    pub(super) fn mind_access_list(&mut self) {
+        let list = self.xattrs.iter().find(|(name, _)| name == b"system.posix_acl_access");
+        if let Some(group) = list.and_then(|(_, list)| acl::group(list)) {
+            self.mode = self.mode & !0o070 | group << 3;
         }
     }
 

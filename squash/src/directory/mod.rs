@@ -2,6 +2,7 @@
 //! so it goes the way every layer goes. It refuses names that layers reserve for whiteouts, and files
 //! that change while they are read.
 
+mod acl;
 mod encode;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -19,11 +21,43 @@ use self::encode::Header;
 use crate::source::LayerSource;
 
 /// A directory as one layer: the tree below it becomes the root file system, with owners, modes, times,
-/// hard links, holes and extended attributes. Sockets are left out.
-#[derive(Clone, Debug)]
+/// hard links, holes and extended attributes. Sockets are left out. Where an access control list cannot be kept, the
+/// group gets what the list gives it, not what the mode shows (acl(5)).
+#[derive(Clone)]
 pub struct DirectorySource {
     /// Top of the tree.
     pub path: PathBuf,
+    /// Who decides what becomes of an entry; `Arc::new(())` takes all as it is.
+    pub judge: Arc<dyn Judge>,
+}
+
+/// Decides what becomes of an entry of a directory tree. Paths are relative to the top, which is the empty one.
+pub trait Judge: Send + Sync {
+    /// Asked before an entry is read.
+    fn entry(&self, path: &Path, meta: &Metadata) -> io::Result<Verdict> {
+        let _ = (path, meta);
+        Ok(Verdict::Take)
+    }
+
+    /// Asked where an entry may not be read; [`Verdict::Take`] makes that the error it is.
+    fn unreadable(&self, path: &Path, meta: Option<&Metadata>) -> io::Result<Verdict> {
+        let _ = (path, meta);
+        Ok(Verdict::Take)
+    }
+}
+
+impl Judge for () {}
+
+/// What becomes of an entry.
+pub enum Verdict {
+    /// It is taken as it is.
+    Take,
+    /// A directory is taken without what is in it.
+    TakeEmpty,
+    /// It is left out, with all below it.
+    LeaveOut,
+    /// These members of a tar (without its end) come in its place.
+    Instead(Box<dyn Read + Send>),
 }
 
 impl LayerSource for DirectorySource {
@@ -36,7 +70,9 @@ impl LayerSource for DirectorySource {
         let top = if meta.is_symlink() { fs::canonicalize(&self.path)? } else { self.path.clone() };
         Ok(Box::new(Walk {
             top,
+            judge: self.judge.clone(),
             todo: vec![PathBuf::new()],
+            instead: None,
             names: HashMap::new(),
             buffer: Vec::new(),
             at: 0,
@@ -53,10 +89,13 @@ impl LayerSource for DirectorySource {
 /// The walk, as a tar stream.
 struct Walk {
     top: PathBuf,
+    judge: Arc<dyn Judge>,
     /// Paths below the top still to come, last first.
     todo: Vec<PathBuf>,
     /// First names of files that have several, by device and inode.
     names: HashMap<(u64, u64), PathBuf>,
+    /// What comes in the place of an entry.
+    instead: Option<Box<dyn Read + Send>>,
     /// Bytes to give out next.
     buffer: Vec<u8>,
     at: usize,
@@ -86,7 +125,12 @@ impl Read for Walk {
                 return Ok(n);
             }
             (self.at, self.buffer) = (0, Vec::new());
-            if let Some(data) = &mut self.file {
+            if let Some(instead) = &mut self.instead {
+                match instead.read(buf)? {
+                    0 if !buf.is_empty() => self.instead = None,
+                    n => return Ok(n),
+                }
+            } else if let Some(data) = &mut self.file {
                 match data.read(buf)? {
                     0 => {
                         self.buffer = vec![0; data.padding];
@@ -110,45 +154,84 @@ impl Walk {
     /// Sets up what `path` (below the top) gives.
     fn entry(&mut self, path: PathBuf) -> io::Result<()> {
         let full = self.top.join(&path);
-        let meta = fs::symlink_metadata(&full).map_err(|e| at(&full, e))?;
+        let meta = fs::symlink_metadata(&full).map_err(|e| at(&full, e));
+        let verdict = match &meta {
+            Ok(meta) => self.judge.entry(&path, meta)?,
+            Err(_) => Verdict::Take,
+        };
+        let empty = matches!(verdict, Verdict::TakeEmpty);
+        let taken = match verdict {
+            Verdict::LeaveOut => return Ok(()),
+            Verdict::Instead(tar) => {
+                self.instead = Some(tar);
+                return Ok(());
+            }
+            Verdict::Take | Verdict::TakeEmpty => match &meta {
+                Ok(meta) => self.take(&path, &full, meta, empty),
+                Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+            },
+        };
+        match taken {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                match self.judge.unreadable(&path, meta.as_ref().ok())? {
+                    Verdict::Take | Verdict::TakeEmpty => return Err(e),
+                    Verdict::LeaveOut => {}
+                    Verdict::Instead(tar) => self.instead = Some(tar),
+                }
+                Ok(())
+            }
+            taken => taken,
+        }
+    }
+
+    /// The same for an entry that is taken. What it changes is changed when nothing can fail any more.
+    fn take(&mut self, path: &Path, full: &Path, meta: &Metadata, empty: bool) -> io::Result<()> {
         if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh.")) {
             let why = "names that begin with .wh. stand for deleted files in images";
-            return Err(at(&full, io::Error::new(io::ErrorKind::InvalidData, why)));
+            return Err(at(full, io::Error::new(io::ErrorKind::InvalidData, why)));
         }
         let kind = meta.file_type();
         if kind.is_socket() {
             return Ok(());
         }
-        let mut header = Header::new(path.as_os_str().as_bytes(), &meta);
+        let mut header = Header::new(path.as_os_str().as_bytes(), meta);
+        let mut below = vec![];
         if kind.is_dir() {
             header.kind = b'5';
-            self.todo.extend(children(&full, &path)?);
+            if !empty {
+                below = children(full, path)?;
+            }
         } else if kind.is_symlink() {
             header.kind = b'2';
-            header.link = fs::read_link(&full).map_err(|e| at(&full, e))?.into_os_string().into_vec();
+            header.link = fs::read_link(full).map_err(|e| at(full, e))?.into_os_string().into_vec();
         } else if kind.is_char_device() || kind.is_block_device() {
             header.kind = if kind.is_char_device() { b'3' } else { b'4' };
             header.device = Some((rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())));
         } else if kind.is_fifo() {
             header.kind = b'6';
         }
-        if !kind.is_dir() && meta.nlink() > 1 {
+        let several = !kind.is_dir() && meta.nlink() > 1;
+        if several {
             if let Some(first) = self.names.get(&(meta.dev(), meta.ino())) {
                 header.kind = b'1';
                 header.link = first.as_os_str().as_bytes().to_vec();
                 self.buffer = header.encode();
                 return Ok(());
             }
-            self.names.insert((meta.dev(), meta.ino()), path.clone());
         }
-        header.xattrs = xattrs(&full).map_err(|e| at(&full, e))?;
+        header.xattrs = xattrs(full).map_err(|e| at(full, e))?;
+        header.mind_access_list();
         if kind.is_file() {
-            let (data, sparse) = Data::open(full, &meta)?;
+            let (data, sparse) = Data::open(full.to_owned(), meta)?;
             self.buffer = header.encode_file(meta.len(), sparse.then_some(&data.segments[..]));
             self.file = Some(data);
         } else {
             self.buffer = header.encode();
         }
+        if several {
+            self.names.insert((meta.dev(), meta.ino()), path.to_owned());
+        }
+        self.todo.extend(below);
         Ok(())
     }
 }
