@@ -69,20 +69,7 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
     let image = image.map_err(|e| Broken::io("dup(image)", &e)).during(Phase::Rootfs)?;
     let mut volatile = act.volatile.at(&scratch);
     let mut empty = Empty::of(act.user.0, act.user.1);
-    let root = match act.root {
-        Root::Image(image) if !act.plan.writable => root(act.plan, image, &scratch).during(Phase::Rootfs)?,
-        Root::Image(image) => {
-            let whole = whole(image, &scratch, &mut volatile)?;
-            missing::make(&whole, &act.plan.skeleton, act.user).during(Phase::Rootfs)?;
-            whole
-        }
-        Root::Kept(kept) => {
-            missing::make(&kept, &act.plan.skeleton, act.user).during(Phase::Rootfs)?;
-            let place = new_dir(scratch.dir.as_fd(), c"root").during(Phase::Rootfs)?;
-            attach(kept.as_fd(), place.as_fd(), "/".as_ref()).during(Phase::Rootfs)?;
-            kept
-        }
-    };
+    let root = rootfs(act.root, act.plan, act.user, &scratch, &mut volatile)?;
     let saved = act.save && act.plan.can_change();
     let saved = saved.then(|| Saved::new(act.plan, &image, &root, &scratch)).transpose();
     let saved = saved.during(Phase::Rootfs)?;
@@ -124,6 +111,27 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
     clock.enter(Phase::Pivot);
     pivot(&root).during(Phase::Pivot)?;
     Ok((namespace, saved))
+}
+
+/// The container's root, attached in this namespace, with its mount points.
+fn rootfs(
+    ground: Root,
+    plan: &LaunchPlan,
+    user: (u32, u32),
+    scratch: &Scratch,
+    volatile: &mut Layers<'_>,
+) -> Result<OwnedFd, Failure> {
+    let root = match ground {
+        Root::Image(image) if !plan.writable => return root(plan, image, scratch).during(Phase::Rootfs),
+        Root::Image(image) => whole(image, scratch, volatile)?,
+        Root::Kept(kept) => {
+            let place = new_dir(scratch.dir.as_fd(), c"root").during(Phase::Rootfs)?;
+            attach(kept.as_fd(), place.as_fd(), "/".as_ref()).during(Phase::Rootfs)?;
+            kept
+        }
+    };
+    missing::make(&root, &plan.skeleton, user).during(Phase::Rootfs)?;
+    Ok(root)
 }
 
 /// A namespace whose root is the whole of `image`, writable, and nothing else. The calling thread is in it afterwards.

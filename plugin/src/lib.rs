@@ -11,6 +11,7 @@ pub mod entrypoint;
 mod epilog;
 pub mod hooks;
 mod image;
+mod job;
 mod journal;
 mod mpi;
 mod node;

@@ -1,0 +1,209 @@
+//! Starting programs beside the tasks: raw system calls between clone(2) and execve(2).
+
+use std::ffi::{c_char, CString};
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{null, null_mut};
+
+use libc::{c_int, c_void};
+use rustix::io::Errno;
+
+use super::errno;
+use crate::call::{Broken, Called};
+use crate::program::{Program, MOST_DESCRIPTORS};
+
+/// What the new processes read, and the last one writes, in memory shared with the caller.
+struct Spawn<'a> {
+    program: &'a Program<'a>,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+    dies_with_parent: bool,
+    stack: *mut c_void,
+    pid: c_int,
+    failed: Option<(&'static str, c_int)>,
+}
+
+/// Stack of each new process, in 16-byte units: 64 KiB.
+pub(super) const STACK: usize = 4096;
+
+/// Starts a server: own session, `/` as directory, default signals (but SIGPIPE ignored), no_new_privs. It is init's
+/// child, so that neither Slurm's wait for tasks nor its tracking of children ever meets it. Returns its process id
+/// once it runs the program.
+///
+/// As posix_spawn(3) does, both processes share the caller's memory until execve(2), and the caller's thread sleeps
+/// meanwhile (CLONE_VM|CLONE_VFORK): nothing is copied of slurmstepd, and no lock of libc's can be met held.
+pub(crate) fn spawn_server(server: &Program<'_>) -> Called<rustix::process::Pid> {
+    started(server, |spawn, stack| {
+        // SAFETY: `middle` runs on its own stack, which like `spawn` outlives it, since CLONE_VFORK holds this thread
+        // until it has ended. No exit signal: slurmstepd hears nothing of it, and a plain wait(2) never finds it.
+        let pid = unsafe { libc::clone(middle, stack, libc::CLONE_VM | libc::CLONE_VFORK, spawn.cast()) };
+        if pid >= 0 {
+            // SAFETY: a plain call; __WALL since the process has no exit signal.
+            unsafe { libc::waitpid(pid, null_mut(), libc::__WALL) };
+        }
+        pid
+    })
+}
+
+/// Starts a program like [`spawn_server`], but as a child, to be collected by [`wait`], and as the first process of a
+/// PID namespace: what it starts ends with it (pid_namespaces(7)), and it with the calling thread. An ordinary wait(2)
+/// finds it, since execve(2) gives it SIGCHLD back: for the time before slurmstepd waits for tasks.
+pub(crate) fn spawn_confined(program: &Program<'_>) -> Called<rustix::process::Pid> {
+    started(program, |spawn, stack| {
+        // SAFETY: as in `spawn_server`, for the one process.
+        unsafe {
+            (*spawn).dies_with_parent = true;
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID;
+            let pid = libc::clone(become_program, stack, flags, spawn.cast());
+            (*spawn).pid = pid;
+            if (*spawn).failed.is_some() {
+                libc::waitpid(pid, null_mut(), libc::__WALL);
+            }
+            pid
+        }
+    })
+}
+
+/// Waits for the end of what [`spawn_confined`] started; its status as of wait(2).
+pub(crate) fn wait(pid: rustix::process::Pid) -> i32 {
+    let mut status = 0;
+    // SAFETY: a plain call into a local; __WALL since the process has no exit signal.
+    while unsafe { libc::waitpid(pid.as_raw_pid(), &mut status, libc::__WALL) } < 0 && errno() == Errno::INTR
+    {
+    }
+    status
+}
+
+/// Lays out what the new process needs, and hands it and the end of a stack to `clone`.
+fn started(
+    program: &Program<'_>,
+    clone: impl FnOnce(*mut Spawn, *mut c_void) -> c_int,
+) -> Called<rustix::process::Pid> {
+    let pointers = |texts: &[CString]| -> Vec<*const c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([null()]).collect()
+    };
+    let (arguments, environment) = (pointers(program.arguments), pointers(program.environment));
+    let mut stacks = vec![0u128; 2 * STACK];
+    let first_top = stacks.as_mut_ptr_range().end;
+    // SAFETY: one past the first half of `stacks` is within it.
+    let second_top = unsafe { stacks.as_mut_ptr().add(STACK) };
+    let mut spawn = Spawn {
+        program,
+        arguments: arguments.as_ptr(),
+        environment: environment.as_ptr(),
+        dies_with_parent: false,
+        stack: second_top.cast(),
+        pid: -1,
+        failed: None,
+    };
+    let call = format!("clone({})", program.path.to_string_lossy());
+    if clone(&mut spawn, first_top.cast()) < 0 {
+        return Err(Broken::new(call, errno()));
+    }
+    if let Some((step, code)) = spawn.failed {
+        let text = format!("{step} for {}", program.path.to_string_lossy());
+        return Err(Broken::new(text, Errno::from_raw_os_error(code)));
+    }
+    rustix::process::Pid::from_raw(spawn.pid).ok_or_else(|| Broken::new(call, Errno::AGAIN))
+}
+
+/// The process between: starts the server and ends, so that init inherits it.
+extern "C" fn middle(spawn: *mut c_void) -> c_int {
+    // SAFETY: `spawn` is the caller's, who sleeps. Only raw calls are made here, nothing that locks or allocates.
+    unsafe {
+        let spawn: *mut Spawn = spawn.cast();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(become_program, (*spawn).stack, flags, spawn.cast());
+        (*spawn).pid = pid;
+        if pid < 0 {
+            (*spawn).failed = Some(("clone", *libc::__errno_location()));
+        }
+        libc::_exit(0)
+    }
+}
+
+/// The new process before it runs its program.
+extern "C" fn become_program(spawn: *mut c_void) -> c_int {
+    // SAFETY: `spawn` is the caller's, who sleeps until execve or _exit. Only async-signal-safe calls are made, and
+    // identity is changed by raw calls, since libc's would signal the threads of the program it believes to be in.
+    unsafe {
+        let spawn: *mut Spawn = spawn.cast();
+        let step = prepare(&*spawn);
+        (*spawn).failed = Some((step, *libc::__errno_location()));
+        libc::_exit(127)
+    }
+}
+
+/// Gives these the numbers from 0 on and closes all others; the error is the call's name.
+unsafe fn descriptors(these: &[BorrowedFd<'_>]) -> Result<(), &'static str> {
+    let mut high = [0; MOST_DESCRIPTORS];
+    // SAFETY: plain calls, in a process whose descriptor table is its own.
+    unsafe {
+        // First out of the way of the numbers they are to have.
+        for (to, from) in high.iter_mut().zip(these) {
+            *to = libc::fcntl(from.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 16);
+            if *to < 0 {
+                return Err("fcntl(F_DUPFD_CLOEXEC)");
+            }
+        }
+        for (to, from) in high.iter().enumerate().take(these.len()) {
+            if libc::dup2(*from, to as c_int) < 0 {
+                return Err("dup2");
+            }
+        }
+        match libc::syscall(libc::SYS_close_range, these.len(), !0u32, 0) {
+            0 => Ok(()),
+            _ => Err("close_range"),
+        }
+    }
+}
+
+/// Returns only on failure, with the name of the call.
+unsafe fn prepare(spawn: &Spawn) -> &'static str {
+    // SAFETY: as in `become_program`, of which this is the body.
+    unsafe {
+        libc::setsid();
+        if let Err(step) = descriptors(spawn.program.descriptors) {
+            return step;
+        }
+        for signal in 1..=64 {
+            libc::signal(signal, if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL });
+        }
+        // slurmstepd may be exempt from the OOM killer (proc_pid_oom_score_adj(5)); a user's server is not.
+        let oom = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if oom >= 0 {
+            libc::write(oom, c"0".as_ptr().cast(), 1);
+            libc::close(oom);
+        }
+        for (resource, most) in spawn.program.limits {
+            if libc::setrlimit(*resource as _, &libc::rlimit { rlim_cur: *most, rlim_max: *most }) < 0 {
+                return "setrlimit";
+            }
+        }
+        let Program { uid, gid, gids, .. } = *spawn.program;
+        if libc::chdir(c"/".as_ptr()) < 0 {
+            return "chdir(/)";
+        }
+        if libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) < 0 {
+            return "setgroups";
+        }
+        if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
+            return "setresgid";
+        }
+        if libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0 {
+            return "setresuid";
+        }
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
+            return "prctl(PR_SET_NO_NEW_PRIVS)";
+        }
+        // After the change of identity, which takes it back (prctl(2)).
+        if spawn.dies_with_parent && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) < 0 {
+            return "prctl(PR_SET_PDEATHSIG)";
+        }
+        let mut none: libc::sigset_t = zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, null_mut());
+        libc::execve(spawn.program.path.as_ptr(), spawn.arguments, spawn.environment);
+    }
+    "execve"
+}
