@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{anyhow, Context, Result};
 use grus_core::options::by_name;
@@ -63,12 +64,18 @@ pub fn measure(cluster: &Cluster, roots: &Path, users: &Path) -> Result<Extras> 
     let named = ROWS.iter().map(|(name, ..)| (*name, Samples::default())).collect();
     let mut extras = Extras { plain: Samples::default(), rows: named };
     for _ in 0..ROUNDS {
-        extras.plain.0.push(build(&plain)?.1);
+        extras.plain.0.push(alone(&plain)?);
         for (inputs, (name, samples)) in rows.iter().zip(&mut extras.rows) {
-            samples.0.push(build(inputs).with_context(|| (*name).to_owned())?.1);
+            samples.0.push(alone(inputs).with_context(|| (*name).to_owned())?);
         }
     }
     Ok(extras)
+}
+
+/// One build, when the kernel has taken down what the one before has left.
+fn alone(inputs: &Inputs) -> Result<f64> {
+    std::thread::sleep(Duration::from_millis(30));
+    Ok(build(inputs)?.1)
 }
 
 impl Extras {
