@@ -26,6 +26,9 @@ pub struct Running {
     pub image: AbsPath,
     /// Inode of its mount namespace (namespaces(7)).
     pub mounts: u64,
+    /// Inodes of its other namespaces, by their names in /proc/PID/ns: `net`, `ipc`, `uts`, `user`.
+    #[serde(default)]
+    pub others: BTreeMap<String, u64>,
     /// Variables that its tasks were given.
     pub set: BTreeMap<String, String>,
     /// Variables that were taken from them.
@@ -70,6 +73,7 @@ mod tests {
             node: Some("n1".into()),
             image: AbsPath::root(),
             mounts: 4026532170,
+            others: [("net".to_owned(), 6)].into(),
             set: BTreeMap::from([("A".into(), "1".into())]),
             unset: BTreeSet::from(["B".into()]),
             workdir: None,

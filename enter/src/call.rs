@@ -84,9 +84,27 @@ pub(crate) fn open_in(
     more: ResolveFlags,
 ) -> Called<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
-    rustix::fs::openat2(root, path, polite(flags), Mode::empty(), resolve)
-        .map_err(|e| Broken::new(format!("openat2(rootfs, {}, RESOLVE_IN_ROOT)", shown(path)), e))
+    let mut tries = TRIES;
+    loop {
+        match rustix::fs::openat2(root, path, polite(flags), Mode::empty(), resolve) {
+            // A mount or rename anywhere on the machine while a `..` was followed (openat2(2), EAGAIN): only then can
+            // the kernel not tell whether it left the root.
+            Err(Errno::AGAIN) if tries > 0 => {
+                tries -= 1;
+                std::thread::yield_now();
+            }
+            opened => {
+                return opened.map_err(|e| {
+                    Broken::new(format!("openat2(rootfs, {}, RESOLVE_IN_ROOT)", shown(path)), e)
+                })
+            }
+        }
+    }
 }
+
+/// How often a look-up is tried that mounts and renames elsewhere keep disturbing. A node may make thousands a second,
+/// one look-up takes microseconds.
+const TRIES: u32 = 10_000;
 
 /// What an open file is. `name` is for the error.
 pub(crate) fn stat(fd: impl AsFd, name: &Path) -> Called<Stat> {

@@ -153,7 +153,7 @@ fn on(
     progress.at(Phase::Verify);
     clock.enter(Phase::Verify);
     verify(&plan, inputs)?;
-    let told = running::told(inputs, &plan, &namespace).during(Phase::Verify)?;
+    let told = running::told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Verify)?;
     let servers = maker.servers.into_inner();
     let timings = clock.stop();
     Ok(Container { namespace, others, user, saved, plan, ruling, meta, timings, servers, told })

@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use grus_core::path::AbsPath;
-use grus_core::plan::{Made, Make};
+use grus_core::plan::{Kind, Made, Make};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-use crate::call::{attach, clone_tree, open_in, Broken, Called};
+use crate::call::{attach, clone_tree, open_in, stat, Broken, Called};
+use crate::rootfs::kind;
 
 /// Makes the directories and files, parents first; links are for later ([`links`]).
 pub(crate) fn make(root: &OwnedFd, skeleton: &[Made], owner: (u32, u32)) -> Called<()> {
@@ -54,14 +55,16 @@ fn entry(root: &OwnedFd, path: &AbsPath, make: &Make, (uid, gid): (u32, u32)) ->
 pub(crate) fn links(root: &OwnedFd, skeleton: &[Made]) -> Called<()> {
     for made in skeleton {
         let Make::Link(target) = &made.make else { continue };
-        let tree = {
+        let (tree, make) = {
             let file = open_in(root.as_fd(), target.as_path(), OFlags::PATH, ResolveFlags::empty())?;
-            clone_tree(file.as_fd(), false, target.as_path())?
+            let directory = kind(&stat(&file, target.as_path())?) == Kind::Directory;
+            let make = if directory { Make::Directory } else { Make::File };
+            (clone_tree(file.as_fd(), false, target.as_path())?, make)
         };
         let find = |path: &Path| open_in(root.as_fd(), path, OFlags::PATH, ResolveFlags::empty());
         let place = match find(made.path.as_path()) {
             Err(Broken { errno: Errno::NOENT, .. }) => {
-                entry(root, &made.path, &Make::File, (0, 0))?;
+                entry(root, &made.path, &make, (0, 0))?;
                 find(made.path.as_path())?
             }
             found => found?,

@@ -23,18 +23,25 @@ use crate::sys;
 /// A namespace, and its kind for setns(2).
 pub(crate) type Owned = (LinkNameSpaceType, OwnedFd);
 
+/// What setns(2) calls the kinds that a container may have, and their names in /proc/PID/ns.
+pub(crate) const KINDS: [(LinkNameSpaceType, &str); 3] = [
+    (LinkNameSpaceType::Network, "net"),
+    (LinkNameSpaceType::InterProcessCommunication, "ipc"),
+    (LinkNameSpaceType::HostNameAndNISDomainName, "uts"),
+];
+
 /// Most lines of a map of ids (user_namespaces(7)).
 const MOST_LINES: usize = 340;
 
 /// Moves this thread to new namespaces and returns them. Before the pivot: their files are in the node's /proc.
 pub(crate) fn own(wanted: Unshare) -> Result<Vec<Owned>, Failure> {
-    let all = [
-        (wanted.net, UnshareFlags::NEWNET, LinkNameSpaceType::Network, "net"),
-        (wanted.ipc, UnshareFlags::NEWIPC, LinkNameSpaceType::InterProcessCommunication, "ipc"),
-        (wanted.uts, UnshareFlags::NEWUTS, LinkNameSpaceType::HostNameAndNISDomainName, "uts"),
+    let flags = [
+        (wanted.net, UnshareFlags::NEWNET),
+        (wanted.ipc, UnshareFlags::NEWIPC),
+        (wanted.uts, UnshareFlags::NEWUTS),
     ];
     let mut owned = vec![];
-    for (_, flag, kind, name) in all.into_iter().filter(|(wanted, ..)| *wanted) {
+    for ((kind, name), (_, flag)) in KINDS.into_iter().zip(flags).filter(|(_, (wanted, _))| *wanted) {
         sys::unshare_more(flag).during(Phase::Namespace)?;
         if kind == LinkNameSpaceType::Network {
             loopback().during(Phase::Namespace)?;

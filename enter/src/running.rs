@@ -21,15 +21,26 @@ use crate::builder::Inputs;
 use crate::call::{open_own, stat, Broken, Called, During};
 use crate::container::Container;
 use crate::failure::{Failure, Phase};
+use crate::namespaces::{Owned, KINDS};
 use crate::timing::Clock;
 
 /// The file in memory that lets others join; it lives as long as its descriptor.
-pub(crate) fn told(inputs: &Inputs, plan: &LaunchPlan, namespace: &OwnedFd) -> Called<OwnedFd> {
+pub(crate) fn told(
+    inputs: &Inputs,
+    plan: &LaunchPlan,
+    namespace: &OwnedFd,
+    others: &[Owned],
+    user: Option<&OwnedFd>,
+) -> Called<OwnedFd> {
+    let inode = |fd: &OwnedFd, name: &str| Ok((name.to_owned(), stat(fd, name.as_ref())?.st_ino));
+    let named = others.iter().filter_map(|(kind, fd)| Some((fd, KINDS.iter().find(|(k, _)| k == kind)?.1)));
+    let named = named.chain(user.map(|fd| (fd, "user")));
     let running = Running {
         uid: inputs.uid,
         node: inputs.node.clone(),
         image: plan.image.clone(),
         mounts: stat(namespace, "ns/mnt".as_ref())?.st_ino,
+        others: named.map(|(fd, name)| inode(fd, name)).collect::<Called<_>>()?,
         set: plan.environment.set.clone(),
         unset: plan.environment.unset.clone(),
         workdir: plan.workdir.clone(),
@@ -50,10 +61,18 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
     let found = daemons(&title).find_map(|process| {
         let running = process.told()?;
         let own = running.uid == inputs.uid && running.node == inputs.node;
-        let namespace = own.then(|| process.namespace(running.mounts))??;
-        Some((running, namespace))
+        let namespace = own.then(|| process.namespace("mnt", running.mounts))??;
+        let other = |name: &str| running.others.get(name).map(|inode| process.namespace(name, *inode));
+        // All or nothing: a task in half of a container is in none.
+        let others = KINDS.into_iter().filter_map(|(kind, name)| Some(other(name)?.map(|fd| (kind, fd))));
+        let others: Vec<Owned> = others.collect::<Option<_>>()?;
+        let user = match other("user") {
+            Some(user) => Some(user?),
+            None => None,
+        };
+        Some((running, namespace, others, user))
     });
-    let (running, namespace) = found.ok_or_else(|| not_there(job, step))?;
+    let (running, namespace, others, user) = found.ok_or_else(|| not_there(job, step))?;
     let plan = LaunchPlan {
         image: running.image.clone(),
         how: How::Kernel,
@@ -70,12 +89,12 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         warnings: vec![],
     };
     // The step that joins can be joined itself.
-    let told = told(inputs, &plan, &namespace).during(Phase::Running)?;
+    let told = told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Running)?;
     let timings = clock.stop();
     Ok(Container {
         namespace,
-        others: vec![],
-        user: None,
+        others,
+        user,
         saved: None,
         plan,
         ruling: None,
@@ -148,10 +167,10 @@ impl Process {
         Running::parse(&text)
     }
 
-    /// The mount namespace of this inode, if the process has it open.
-    fn namespace(&self, inode: u64) -> Option<OwnedFd> {
-        let namespace = self.open_file(&format!("mnt:[{inode}]"))?;
-        (stat(&namespace, "ns/mnt".as_ref()).ok()?.st_ino == inode).then_some(namespace)
+    /// The namespace of this kind and inode, if the process has it open.
+    fn namespace(&self, kind: &str, inode: u64) -> Option<OwnedFd> {
+        let namespace = self.open_file(&format!("{kind}:[{inode}]"))?;
+        (stat(&namespace, kind.as_ref()).ok()?.st_ino == inode).then_some(namespace)
     }
 
     /// One of its open files, by what the kernel calls it.

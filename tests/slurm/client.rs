@@ -15,7 +15,7 @@ crate::tests![
 ];
 
 /// The lab's Slurm lies in the lab's directory.
-fn with_client<T>(lab: &Lab, more: &str, body: impl FnOnce() -> T) -> T {
+pub fn with_client<T>(lab: &Lab, more: &str, body: impl FnOnce() -> T) -> T {
     let dir = lab.dir().display();
     let mounts: Vec<String> = ["etc", "munge", "lib", "bin"].map(|sub| format!("'{dir}/{sub}'")).into();
     lab.with_site(&format!("slurm.mounts = [{}]\n{more}", mounts.join(", ")), body)

@@ -74,7 +74,8 @@ fn a_batch_script_goes_through_it(lab: &Lab) {
 fn environment_limits_and_directory_are_a_tasks(lab: &Lab) {
     let script = "env | grep -v -E '^(SLURM_STEP|SLURM_JOB_?ID|SLURM_TASK_PID|SLURM_SRUN|SLURM_LAUNCH|SLURM_STEPID|_|SHLVL)' \
                   | grep -v -E 'PORT|CPU|TIME' | sort; ulimit -a; umask; pwd; ls /proc/self/fd";
-    let image = image(lab);
+    // The same node for both, as some variables name it.
+    let image = format!("-w{} {}", lab.node(1), image(lab));
     for options in ["", "--propagate=NOFILE"] {
         let task = |through: &str| {
             let line =

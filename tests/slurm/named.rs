@@ -23,6 +23,7 @@ crate::tests![
     a_killed_slurmstepd_takes_no_container_with_it,
     a_killed_image_server_breaks_the_container_and_says_so,
     a_running_step_is_joined,
+    a_step_with_namespaces_of_its_own_is_joined_in_all_of_them,
     nobody_joins_what_is_not_his,
     names_and_places_lead_nowhere_else,
     a_jobs_private_directories_are_no_hindrance,
@@ -250,6 +251,24 @@ fn a_killed_image_server_breaks_the_container_and_says_so(lab: &Lab) {
     let _ =
         end.output_has("--container-name=x:create makes the container anew").output_has("from the image\n");
     before.assert_nothing_left();
+}
+
+fn a_step_with_namespaces_of_its_own_is_joined_in_all_of_them(lab: &Lab) {
+    let dir = lab.fresh_dir("joined-all");
+    let image = format!("--container-image={}", lab.system_image("busybox"));
+    let look = "for kind in mnt net ipc uts user; do readlink /proc/self/ns/$kind; done; id -u";
+    let script = format!("({look}) >first; echo $SLURM_JOB_ID >id; while [ ! -e stop ]; do sleep 0.1; done");
+    let args = [&image, "--container-unshare=net,ipc,uts", "--container-remap-root", "sh", "-c", &script];
+    let running = lab.srun(&args).cwd(&dir).spawn();
+    let id = || fs::read_to_string(dir.join("id")).unwrap_or_default().trim().to_owned();
+    assert!(wait_until(LIMIT, || !id().is_empty()), "the step did not start");
+    let (job, name) = (format!("--jobid={}", id()), format!("--container-name={}.0", id()));
+    let run = lab.srun(&["--overlap", "-n1", &job, &name, "sh", "-c", look]).run();
+    fs::write(dir.join("stop"), "").expect("a fresh directory");
+    let _ = running.wait().success();
+    let first = fs::read_to_string(dir.join("first")).expect("the step wrote");
+    assert_eq!(run.success().trimmed(), first.trim());
+    assert!(first.ends_with("\n0\n"), "{first}");
 }
 
 fn a_running_step_is_joined(lab: &Lab) {

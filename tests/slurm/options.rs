@@ -1,12 +1,13 @@
 //! Every option by every way it can be given: srun's command line, `#SBATCH`, salloc, a variable of ours and one of
 //! Pyxis's. One row an option; docs/options.md shows them.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Mutex;
 
 use grus_core::options::{by_name, variables, Spec, TABLE};
 use grus_tests::Output;
 
+use crate::client::with_client;
 use crate::lab::Lab;
 
 crate::tests![
@@ -44,12 +45,12 @@ const ROWS: &[Row] = &[
     row("no-container-mount-home", "test -w $HOME || echo none", "none"),
     row("container-mount-workdir", "cat mark", "marked"),
     row("no-container-mount-workdir", "pwd", "/opt/work"),
-    row("container-workdir=/opt/data/sub", "pwd", "/opt/data/sub"),
-    row("container-env=IMAGE_NAME=mine", "echo $IMAGE_NAME", "mine"),
+    row("container-workdir=/mnt", "pwd", "/mnt"),
+    row("container-env=OWN=mine", "echo $OWN", "mine"),
     row("container-writable", "rm /etc/only-in-image && touch /new && ls /new", "/new"),
     row("container-readonly", "touch /new 2>/dev/null || echo denied", "denied"),
     row("container-name=every-way", "touch /new && ls /new", "/new"),
-    row("container-save=saved.squashfs", "echo saves", "saves"),
+    row("container-save=DIR/saved.squashfs", "echo saves", "saves"),
     row("container-remap-root", "id -u; id -un", "0\nroot"),
     row("no-container-remap-root", "id -u", "UID"),
     row("container-entrypoint", "echo no entry point is as none", "no entry point is as none"),
@@ -100,26 +101,30 @@ impl Filled {
         let image = format!("--container-image={}", lab.system_image("busybox"));
         (self.name != "container-image").then_some(image)
     }
-
-    fn check_saved(&self, dir: &Path) {
-        let saved = dir.join("saved.squashfs");
-        assert!(self.name != "container-save" || saved.is_file(), "there is no {}", saved.display());
-    }
-
-    fn check(&self, way: &str, run: &Output) {
-        assert!(run.status.success(), "{way} --{}: {run}", self.name);
-        assert_eq!(run.trimmed(), self.says, "{way} --{}: {run}", self.name);
-    }
 }
 
-/// Each row, with a directory of its own.
-fn rows(lab: &Lab) -> impl Iterator<Item = (Filled, PathBuf)> + '_ {
-    ROWS.iter().map(|row| {
-        let dir = lab.fresh_dir("every-way");
+/// Tests each row, with a directory of its own; several at once, as most of the time is Slurm's.
+fn each(lab: &Lab, way: &str, test: impl Fn(&Filled, &Path) -> Option<Output> + Sync) {
+    let row = |row: &Row| {
+        let name = row.option.split('=').next().unwrap_or_default();
+        let dir = lab.fresh_dir(&format!("every-way-{name}"));
         std::fs::write(dir.join("mark"), "marked\n").expect("a fresh directory");
-        (row.fill(lab, &dir.display().to_string()), dir)
-    })
+        let filled = row.fill(lab, &dir.display().to_string());
+        let Some(run) = test(&filled, &dir) else { return };
+        assert!(run.status.success(), "{way} --{name}: {run}");
+        assert_eq!(run.trimmed(), filled.says, "{way} --{name}: {run}");
+        let saved = dir.join("saved.squashfs");
+        assert!(name != "container-save" || saved.is_file(), "there is no {}: {run}", saved.display());
+    };
+    with_client(lab, "", || {
+        for rows in ROWS.chunks(AT_ONCE) {
+            std::thread::scope(|scope| rows.iter().for_each(|of| drop(scope.spawn(|| row(of)))));
+        }
+    });
 }
+
+/// Rows at a time.
+const AT_ONCE: usize = 4;
 
 fn every_option_has_a_row(_: &Lab) {
     let rows: Vec<&str> = ROWS.iter().map(|row| row.option.split('=').next().unwrap_or_default()).collect();
@@ -128,35 +133,34 @@ fn every_option_has_a_row(_: &Lab) {
 }
 
 fn by_the_command_line_of_srun(lab: &Lab) {
-    for (filled, dir) in rows(lab) {
+    each(lab, "srun", |filled, dir| {
         let run = lab.srun(&[&filled.option()]).args(filled.image(lab)).args(["sh", "-c", &filled.proof]);
-        filled.check("srun", &run.cwd(&dir).run());
-        filled.check_saved(&dir);
-    }
+        Some(run.cwd(dir).run())
+    });
 }
 
 fn by_lines_of_a_batch_script(lab: &Lab) {
-    for (filled, dir) in rows(lab) {
+    each(lab, "#SBATCH", |filled, dir| {
         let lines: Vec<String> = filled.image(lab).into_iter().chain([filled.option()]).collect();
         let lines: String = lines.iter().map(|line| format!("#SBATCH {line}\n")).collect();
-        // The script's own output may hold more: with --container-batch it is in the container, without srun.
+        // With --container-batch the script itself is in the container, where there is no srun.
         let step = if filled.name == "container-batch" { "sh -c" } else { "srun sh -c" };
-        let script = format!("#!/bin/sh\n{lines}{step} '{}' >out 2>err\n", filled.proof);
-        let chdir = format!("--chdir={}", dir.display());
-        let end = lab.sbatch(&[&chdir], &script).wait(Duration::from_secs(60));
-        let read = |name| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
-        assert_eq!(end.state, "COMPLETED", "#SBATCH --{}: {end:#?}\n{}", filled.name, read("err"));
-        assert_eq!(read("out").trim(), filled.says, "#SBATCH --{}: {end:#?}\n{}", filled.name, read("err"));
-        filled.check_saved(&dir);
-    }
+        let script = format!("#!/bin/sh\n{lines}{step} '{}'\n", filled.proof);
+        let sbatch = lab.user("sbatch").args(["--wait", "--output=out"]).stdin(script).cwd(dir).run();
+        let mut out = sbatch.success();
+        out.stdout = std::fs::read_to_string(dir.join("out")).unwrap_or_default();
+        // What srun says of saving is in it, too.
+        out.stdout =
+            out.stdout.lines().filter(|line| !line.contains("grus: ")).collect::<Vec<_>>().join("\n");
+        Some(out)
+    });
 }
 
 fn by_salloc(lab: &Lab) {
-    for (filled, dir) in rows(lab) {
+    each(lab, "salloc", |filled, dir| {
         let run = lab.user("salloc").arg("-N1").arg(filled.option()).args(filled.image(lab));
-        filled.check("salloc", &run.args(["srun", "sh", "-c", &filled.proof]).cwd(&dir).run());
-        filled.check_saved(&dir);
-    }
+        Some(run.args(["srun", "sh", "-c", &filled.proof]).cwd(dir).run())
+    });
 }
 
 /// The variable by which an option is given, with its value.
@@ -181,15 +185,14 @@ fn by_the_variables_of_pyxis(lab: &Lab) {
 
 /// Returns the options that have no such variable.
 fn by_variables_of(lab: &Lab, variable: fn(&Spec) -> Option<String>) -> Vec<&'static str> {
-    let mut unnamed = vec![];
-    for (filled, dir) in rows(lab) {
-        let Some((name, value)) = given_by(&filled, variable) else {
-            unnamed.push(filled.name);
-            continue;
+    let unnamed = Mutex::new(vec![]);
+    each(lab, "by variable", |filled, dir| {
+        let Some((name, value)) = given_by(filled, variable) else {
+            unnamed.lock().expect("no panic holds it").push(filled.name);
+            return None;
         };
         let run = lab.srun(&[]).args(filled.image(lab)).args(["sh", "-c", &filled.proof]);
-        filled.check(&name, &run.env(&name, value).cwd(&dir).run());
-        filled.check_saved(&dir);
-    }
-    unnamed
+        Some(run.env(name, value).cwd(dir).run())
+    });
+    unnamed.into_inner().expect("no panic holds it")
 }

@@ -22,6 +22,7 @@ crate::tests![
     cancelling_ends_the_saving_too,
     a_full_disk_leaves_nothing,
     a_batch_jobs_steps_save,
+    a_writable_and_a_named_container_are_saved_whole,
 ];
 
 const BIG: &str = "dd if=/dev/urandom of=/opt/big bs=1M count=200 2>/dev/null";
@@ -295,4 +296,40 @@ fn a_batch_jobs_steps_save(lab: &Lab) {
     );
     let end = lab.sbatch(&[], &script).wait(Duration::from_secs(60)).completed();
     let _ = end.output_has("/a.squashfs (").output_has("/b.squashfs (").output_has("a\nb\ndata\n");
+}
+
+fn a_writable_and_a_named_container_are_saved_whole(lab: &Lab) {
+    let dir = lab.fresh_dir("save-whole");
+    let image = lab.system_image("busybox");
+    let change = "rm /etc/only-in-image; echo new >/etc/new; mkdir /mine; test -r /proc/self/status";
+    let script = format!(
+        "#!/bin/sh\n#SBATCH --container-image={image}\ncd {0}\n\
+         srun --container-writable --container-save=writable.squashfs sh -c '{change}'\n\
+         srun --container-name=kept sh -c '{change}'\n\
+         srun --container-name=kept --container-save=named.squashfs touch /etc/newer\n",
+        dir.display()
+    );
+    let _ = lab.sbatch(&[], &script).wait(Duration::from_secs(60)).completed();
+    for (file, newer) in [("writable.squashfs", false), ("named.squashfs", true)] {
+        let saved = dir.join(file);
+        assert_eq!(content(&saved, "etc/new"), "new\n", "{file}");
+        let all = listed(&saved, &[]);
+        let there = |path: &str| all.lines().any(|line| line.ends_with(path));
+        for (path, wanted) in [
+            ("/etc/only-in-image", false),
+            ("/etc/newer", newer),
+            ("/mine", true),
+            ("/opt/data/sub/deep", true),
+            ("/proc/self", false),
+            // Empty: a mount point that an earlier step left in the container that is kept.
+            (&text(&dir), newer),
+        ] {
+            assert_eq!(there(path), wanted, "{file}: {path} in\n{all}");
+        }
+        // Access lists that let the user in are not the image's: what was root's alone is so again.
+        assert!(all.contains("drwx------ 0/0") && all.contains("drwxr-s--- 1234/5678"), "{file}:\n{all}");
+        let image = format!("--container-image={}", saved.display());
+        let run = lab.srun(&[&image, "sh", "-c", "cat /etc/new; echo $IMAGE_NAME"]).run().success();
+        let _ = run.stdout_is("new\nbusybox");
+    }
 }

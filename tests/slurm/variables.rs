@@ -41,7 +41,8 @@ fn pyxis_names_are_understood(lab: &Lab) {
         .env("GRUS_CONTAINER_WRITABLE_VOLATILE", "/opt/data")
         .env("PYXIS_CONTAINER_ENTRYPOINT_LOG", "yes")
         .env("A", "mine");
-    let _ = run.run().success().stdout_is("in busybox\nmine\nin busybox\nmine");
+    let run = run.run().success();
+    assert_eq!(run.sorted_lines(), ["in busybox", "in busybox", "mine", "mine"], "{run}");
     let both = lab.srun(&["true"]).env("PYXIS_CONTAINER_IMAGE", "a").env("GRUS_CONTAINER_IMAGE", "b").run();
     let _ = both.failure().stderr_has("grus: GRUS_CONTAINER_IMAGE and PYXIS_CONTAINER_IMAGE differ");
 }
