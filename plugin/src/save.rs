@@ -44,7 +44,8 @@ pub fn prepare(
     who: abi::Identity,
     spank: &SpankHandle,
 ) -> Result<Option<Save>, Refusal> {
-    let Some(file) = request.save.clone() else { return Ok(None) };
+    // A container that is joined is another step's to save.
+    let Some(file) = request.save.clone().filter(|_| !request.joins()) else { return Ok(None) };
     if spank.job_nodeid().unwrap_or_default() != 0 {
         request.save = None;
         return Ok(None);

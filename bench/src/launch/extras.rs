@@ -9,7 +9,7 @@ use anyhow::{anyhow, Context, Result};
 use grus_core::options::by_name;
 use grus_core::path::AbsPath;
 use grus_core::site::Site;
-use grus_enter::Inputs;
+use grus_enter::{remove_kept, Inputs};
 use grus_tests::Cluster;
 use serde_json::{Map, Value};
 
@@ -20,7 +20,8 @@ use crate::figures::{rounded, Samples};
 const ROUNDS: usize = 40;
 
 /// Name, options of srun without `--`, lines of grus.toml. `ROOTS` and `USERS` stand for a SquashFS file of root's and
-/// of the user's, `DISK` for a directory on the node's disk. The launch itself is with an image of root's.
+/// of the user's, `DISK` for a directory on the node's disk, `NAMED` for the one of named containers. The launch itself
+/// is with an image of root's.
 const ROWS: &[(&str, &[&str], &str)] = &[
     ("tmpfs", &["mount=type=tmpfs,dst=/extra"], ""),
     ("bind", &["mount=/usr:/extra:ro"], ""),
@@ -30,6 +31,12 @@ const ROWS: &[(&str, &[&str], &str)] = &[
     ("volatile_dir", &["writable-volatile=/opt/work"], ""),
     ("volatile_dir_on_disk", &["writable-volatile=/opt/work"], "volatile = { dir = 'DISK', size = '10g' }\n"),
     ("writable", &["container-writable"], ""),
+    // Made once, and then taken as it is.
+    ("named", &["container-name=bench"], "named.dir = 'NAMED'\n"),
+    ("workdir_and_env", &["container-workdir=/opt/work", "container-env=A=1"], ""),
+    ("remap_root", &["container-remap-root"], ""),
+    ("unshare", &["container-unshare=net,ipc,uts"], ""),
+    ("slurm", &["container-slurm"], ""),
 ];
 
 /// Microseconds, of the plain launch and of each row.
@@ -41,11 +48,14 @@ pub struct Extras {
 
 /// Measures all rows and the plain launch in turns.
 pub fn measure(cluster: &Cluster, roots: &Path, users: &Path) -> Result<Extras> {
-    let disk = cluster.dir().join("disk");
+    let (disk, named) = (cluster.dir().join("disk"), cluster.dir().join("named"));
     std::fs::create_dir_all(&disk)?;
     let filled = |text: &str| {
         let of = |path: &Path| path.display().to_string();
-        text.replace("ROOTS", &of(roots)).replace("USERS", &of(users)).replace("DISK", &of(&disk))
+        text.replace("ROOTS", &of(roots))
+            .replace("USERS", &of(users))
+            .replace("DISK", &of(&disk))
+            .replace("NAMED", &of(&named))
     };
     let plain = inputs(cluster.account(), roots)?;
     let row = |options: &[&str], site: &str| -> Result<Inputs> {
@@ -61,14 +71,17 @@ pub fn measure(cluster: &Cluster, roots: &Path, users: &Path) -> Result<Extras> 
     };
     let rows: Vec<Inputs> =
         ROWS.iter().map(|(_, options, site)| row(options, site)).collect::<Result<_>>()?;
-    let named = ROWS.iter().map(|(name, ..)| (*name, Samples::default())).collect();
-    let mut extras = Extras { plain: Samples::default(), rows: named };
+    let empty = ROWS.iter().map(|(name, ..)| (*name, Samples::default())).collect();
+    let mut extras = Extras { plain: Samples::default(), rows: empty };
     for _ in 0..ROUNDS {
         extras.plain.0.push(alone(&plain)?);
         for (inputs, (name, samples)) in rows.iter().zip(&mut extras.rows) {
             samples.0.push(alone(inputs).with_context(|| (*name).to_owned())?);
         }
     }
+    let dir = AbsPath::parse(&named.to_string_lossy())?;
+    let node = plain.node.as_deref().unwrap_or_default();
+    remove_kept(&dir, node, plain.step.job, None).map_err(|failure| anyhow!("{}", failure.what()))?;
     Ok(extras)
 }
 
