@@ -45,7 +45,8 @@ fn open_mpi_by_pmix(lab: &Lab) {
 
 fn open_mpi_through_shared_memory_on_one_node(lab: &Lab) {
     let image = format!("--container-image={}", lab.system_image("openmpi"));
-    let srun = lab.srun(&["-N1", "-n4", "--mpi=pmix", &image]).env("OMPI_MCA_btl", "vader,self");
+    let node = format!("-w{}", lab.node(1));
+    let srun = lab.srun(&["-N1", "-n4", &node, "--mpi=pmix", &image]).env("OMPI_MCA_btl", "vader,self");
     let run = srun.arg("mpi-hello").run().success();
     let _ = run.stdout_has("4 ranks, sum of ranks 6").stdout_has("rank 3 of 4 on test1 in Debian");
 }
