@@ -4,8 +4,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
+use grus_tests::daemon::wait_until;
 use grus_tests::installation::REQUIRED;
 use grus_tests::{Cluster, Cmd, ImageStore, Registry};
 
@@ -49,8 +51,12 @@ impl Lab {
         self.cluster.down_by_reference()
     }
 
-    /// `srun` as the user, one task on one node unless `args` say more.
+    /// `srun` as the user, one task on the first node unless `args` say more. Waits for jobs that are completing: their
+    /// nodes are not chosen.
     pub fn srun(&self, args: &[&str]) -> Cmd {
+        let completing = ["--noheader", "--states=COMPLETING"];
+        let none = || self.user("squeue").args(completing).run().trimmed().is_empty();
+        wait_until(Duration::from_secs(20), none);
         self.user("srun").args(args)
     }
 
