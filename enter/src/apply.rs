@@ -9,11 +9,12 @@ use grus_core::plan::{Kind, LaunchPlan, Op};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
-use crate::call::{attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During};
+use crate::call::{
+    attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During, PLAIN,
+};
 use crate::empty::Empty;
 use crate::failure::{Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::missing;
 use crate::rootfs::kind;
 use crate::saved::Saved;
 use crate::skeleton::Skeleton;
@@ -21,6 +22,7 @@ use crate::sources::Sources;
 use crate::sys::{confine, unshare};
 use crate::timing::Clock;
 use crate::volatile::{Layers, Volatile};
+use crate::{missing, mount_namespace};
 
 /// Size of the private tmpfs: texts (two of at most a little over a MiB, and a loader's cache of at most a little
 /// over 16) and empty mount points.
@@ -63,15 +65,17 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
     let namespace = new_namespace().during(Phase::Namespace)?;
     clock.enter(Phase::Rootfs);
     let scratch = Scratch::new().during(Phase::Rootfs)?;
+    let save = act.save && act.plan.can_change();
     let image = match &act.root {
-        Root::Image(image) | Root::Kept(image) => image.try_clone(),
+        // The root that is made of it has mount points and links that no image is to have.
+        Root::Image(image) if save && !act.plan.writable => Some(image.try_clone()),
+        Root::Image(_) | Root::Kept(_) => None,
     };
-    let image = image.map_err(|e| Broken::io("dup(image)", &e)).during(Phase::Rootfs)?;
+    let image = image.transpose().map_err(|e| Broken::io("dup(image)", &e)).during(Phase::Rootfs)?;
     let mut volatile = act.volatile.at(&scratch);
     let mut empty = Empty::of(act.user.0, act.user.1);
     let root = rootfs(act.root, act.plan, act.user, &scratch, &mut volatile)?;
-    let saved = act.save && act.plan.can_change();
-    let saved = saved.then(|| Saved::new(act.plan, &image, &root, &scratch)).transpose();
+    let saved = save.then(|| Saved::new(image.as_ref().unwrap_or(&root), &scratch)).transpose();
     let saved = saved.during(Phase::Rootfs)?;
     clock.enter(Phase::Binds);
     for (op, own) in act.plan.mounts.iter().zip(act.own) {
@@ -186,7 +190,7 @@ fn new_namespace() -> Called<OwnedFd> {
     let host = open_own("/", OFlags::PATH | OFlags::DIRECTORY)?;
     confine(host.as_fd(), MountAttrFlags::empty(), "/")?;
     // Opened now: after the pivot this path leads through the container's /proc, if it has one.
-    open_own("/proc/thread-self/ns/mnt", OFlags::RDONLY)
+    mount_namespace::here()
 }
 
 /// The private tmpfs that holds what Grus makes for a container. Like the copy of the host's tree, it is no longer
@@ -201,8 +205,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     fn new() -> Called<Self> {
         let (key, size) = SCRATCH_SIZE.split_once('=').unwrap_or_default();
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        let dir = new_mount("tmpfs", &[("source", "grus"), (key, size), ("mode", "0755")], attributes)?;
+        let dir = new_mount("tmpfs", &[("source", "grus"), (key, size), ("mode", "0755")], PLAIN)?;
         // Overlays take their layers by path, and only mounts of this namespace. It goes over /dev, a directory
         // that every node has and that nothing needs from here on. Not over the root: it would then be what the
         // last umount takes off.
@@ -222,15 +225,10 @@ impl Scratch {
         let fd = rustix::fs::openat(&self.dir, &name, flags, mode)
             .map_err(|e| Broken::new(format!("openat({name}, O_CREAT)"), e))?;
         let mut file = std::fs::File::from(fd);
-        file.write_all(content).map_err(|e| {
-            let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
-            Broken::new(format!("write({name}, {} bytes)", content.len()), errno)
-        })?;
+        file.write_all(content)
+            .map_err(|e| Broken::io(format!("write({name}, {} bytes)", content.len()), &e))?;
         let tree = clone_tree(file.as_fd(), false, name.as_ref())?;
-        let set = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV;
-        confine(tree.as_fd(), set, &name)?;
+        confine(tree.as_fd(), PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY, &name)?;
         Ok(tree)
     }
 

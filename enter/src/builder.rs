@@ -5,7 +5,6 @@
 //! root again by itself. It is an ordinary thread and may allocate; a fork of slurmstepd may not.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +17,14 @@ use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::Request;
 use grus_core::site::Site;
-use rustix::fs::OFlags;
 use rustix::process::{getpid, Pid};
 use rustix::thread::gettid;
 
-use crate::call::{open_own, shown, stat, Broken, Called, During};
+use crate::call::During;
 use crate::container::Container;
 use crate::deadline::Deadline;
 use crate::failure::{Failed, Failure, Phase};
-use crate::launch;
-use crate::sys;
+use crate::{launch, mount_namespace, sys};
 
 /// How long a build may take if nothing else is said.
 pub const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -283,30 +280,12 @@ fn broken_off() -> Failure {
 fn follow((process, thread): (Pid, Pid), namespace: Option<&Path>) -> Result<(), Failure> {
     let (process, thread) = (process.as_raw_nonzero(), thread.as_raw_nonzero());
     let theirs = format!("/proc/{process}/task/{thread}/ns/mnt");
-    if !join(Path::new(&theirs)).during(Phase::Handover)? {
+    if !mount_namespace::join(Path::new(&theirs)).during(Phase::Handover)? {
         if let Some(namespace) = namespace {
-            join(namespace).during(Phase::Handover)?;
+            mount_namespace::join(namespace).during(Phase::Handover)?;
         }
     }
     Ok(())
-}
-
-/// Moves this thread to the mount namespace at `path`; false if it is there already.
-fn join(path: &Path) -> Called<bool> {
-    let own = open_own("/proc/thread-self/ns/mnt", OFlags::RDONLY)?;
-    // Followed to its end: in /proc it is a magic link.
-    let other = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-        .map_err(|e| Broken::new(format!("open({})", shown(path)), e))?;
-    let (a, b) = (stat(&own, "ns/mnt".as_ref())?, stat(&other, path)?);
-    if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
-        return Ok(false);
-    }
-    // setns(2) refuses a mount namespace to a thread that shares root and directory with others.
-    sys::unshare(false)?;
-    let kind = Some(rustix::thread::LinkNameSpaceType::Mount);
-    rustix::thread::move_into_link_name_space(other.as_fd(), kind)
-        .map_err(|e| Broken::new(format!("setns({})", shown(path)), e))?;
-    Ok(true)
 }
 
 #[cfg(test)]

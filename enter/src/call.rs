@@ -31,7 +31,7 @@ impl Broken {
     }
 
     /// `call` failed with `error`.
-    pub fn io(call: &str, error: &std::io::Error) -> Self {
+    pub fn io(call: impl Into<String>, error: &std::io::Error) -> Self {
         Self::new(call, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
@@ -110,6 +110,10 @@ const TRIES: u32 = 10_000;
 pub(crate) fn stat(fd: impl AsFd, name: &Path) -> Called<Stat> {
     rustix::fs::fstat(fd).map_err(|e| Broken::new(format!("fstat({})", shown(name)), e))
 }
+
+/// What every mount that is made for a container is.
+pub(crate) const PLAIN: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Makes a file system of `kind` with `options`, not attached anywhere. Options without a value are flags. The
 /// kernel's own words, where it has some, are part of the error (fsopen(2), retrieving messages).

@@ -6,13 +6,10 @@
 //! It works in memory, and what it wrote, some hundred KiB, is copied: on a disk it waits four times for fsync(2), which
 //! takes ten times as long as all else.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use grus_core::path::AbsPath;
-use grus_core::refusal::printable;
 use grus_core::site::Site;
 use grus_core::Refusal;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -26,7 +23,7 @@ use crate::call::{new_mount, open_own, shown, Broken, Called, During};
 use crate::deadline::Deadline;
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::loopdev::{self, Access};
-use crate::program::{cstr, Named, Program};
+use crate::program::{cstr, last_words, Named, Program};
 use crate::sys::{spawn_confined, wait};
 
 /// How long mkfs.ext4 may take; it writes little, whatever the size.
@@ -148,7 +145,10 @@ impl Disk<'_> {
         }
         let call = match ended {
             Ok(false) => format!("mkfs.ext4 did not end within {} s", TIME.as_secs()),
-            _ => said(messages, status),
+            _ => match last_words(messages) {
+                Some(words) => format!("mkfs.ext4 said: {words}"),
+                None => format!("mkfs.ext4 ended with status {status:#x}"),
+            },
         };
         let advice = Some("the node's disk may be full or broken; tell the administrator".into());
         Err(Failure::Failed(Failed { phase: self.phase, call, errno: None, advice }))
@@ -194,16 +194,4 @@ fn ends(pid: rustix::process::Pid, end: Instant, deadline: &Deadline) -> Called<
         }
     }
     Ok(false)
-}
-
-/// What it said last, or how it ended.
-fn said(messages: OwnedFd, status: i32) -> String {
-    let mut text = Vec::new();
-    // Everything it wrote is there: it has ended, and the pipe does not block.
-    let _ = File::from(messages).take(4096).read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text);
-    match text.lines().rev().find(|line| !line.trim().is_empty()) {
-        Some(last) => format!("mkfs.ext4 said: {}", printable(last.trim())),
-        None => format!("mkfs.ext4 ended with status {status:#x}"),
-    }
 }

@@ -4,12 +4,9 @@
 //! the container's mount namespace, so it pins nothing. When the mount goes, its read of /dev/fuse ends with ENODEV
 //! and it exits; nobody has to look after it.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use grus_core::path::AbsPath;
-use grus_core::refusal::printable;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
@@ -19,7 +16,7 @@ use crate::builder::Inputs;
 use crate::call::{new_mount, open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::program::{cstr, Named, Program};
+use crate::program::{cstr, last_words, Named, Program};
 use crate::sys::spawn_server;
 
 /// Who the image is served for.
@@ -97,14 +94,9 @@ pub(crate) fn mount(
 
 /// The server ended before its first answer; its own words say why.
 fn no_answer(messages: OwnedFd, errno: Errno) -> Failure {
-    let mut text = Vec::new();
-    // Everything it wrote is there: it has ended, and the pipe does not block.
-    let _ = File::from(messages).take(4096).read_to_end(&mut text);
-    let text = String::from_utf8_lossy(&text);
-    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("");
-    let said = match last {
-        "" => "squashfuse_ll ended without a word".to_owned(),
-        last => format!("squashfuse_ll said: {}", printable(last.trim())),
+    let said = match last_words(messages) {
+        None => "squashfuse_ll ended without a word".to_owned(),
+        Some(words) => format!("squashfuse_ll said: {words}"),
     };
     Failure::Failed(Failed {
         phase: Phase::Mount,

@@ -26,6 +26,7 @@ mod kept;
 mod launch;
 mod loopdev;
 mod missing;
+mod mount_namespace;
 mod namespaces;
 mod node_ruling;
 mod own;

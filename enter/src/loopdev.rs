@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use crate::call::{new_mount, open_own, Broken, Called};
+use crate::call::{new_mount, open_own, Broken, Called, PLAIN};
 use crate::sys::{loop_configure, loop_free};
 
 /// How often a device that another process has just taken is given up for the next one. Each round another process
@@ -17,9 +17,7 @@ use crate::sys::{loop_configure, loop_free};
 const TRIES: u32 = 64;
 
 /// What every image is mounted with, whoever wrote it.
-pub(crate) const IMAGE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
-    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
-    .union(MountAttrFlags::MOUNT_ATTR_NODEV);
+pub(crate) const IMAGE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY.union(PLAIN);
 
 /// What a loop device lets its file system do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,8 +54,7 @@ pub(crate) fn own(wanted: Unshare) -> Result<Vec<Owned>, Failure> {
 
 /// A new network has a loopback device that is down.
 fn loopback() -> Called<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")
-        .map_err(|e| Broken::new("bind(0.0.0.0)", Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+    let socket = UdpSocket::bind("0.0.0.0:0").map_err(|e| Broken::io("bind(0.0.0.0)", &e))?;
     sys::loopback_up(socket.as_fd())
 }
 
@@ -96,8 +95,7 @@ fn groups(gid: u32, gids: &[u32]) -> String {
 /// Writes to a file of /proc, at once as it has to be.
 fn put(path: &str, text: &str) -> Called<()> {
     let mut file = std::fs::File::from(open_own(path, OFlags::WRONLY)?);
-    file.write_all(text.as_bytes())
-        .map_err(|e| Broken::new(format!("write({path})"), Errno::from_io_error(&e).unwrap_or(Errno::IO)))
+    file.write_all(text.as_bytes()).map_err(|e| Broken::io(format!("write({path})"), &e))
 }
 
 fn refused(broken: &Broken) -> Failure {

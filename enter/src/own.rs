@@ -17,7 +17,7 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
 
 use crate::builder::Inputs;
-use crate::call::{new_mount, open_in, Broken, Called, During};
+use crate::call::{new_mount, open_in, Broken, Called, During, PLAIN};
 use crate::container::Server;
 use crate::deadline::Deadline;
 use crate::disk::Disk;
@@ -39,8 +39,6 @@ pub(crate) struct Maker<'a> {
     /// The servers of the image and of what was made.
     pub servers: RefCell<Vec<Server>>,
 }
-
-const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 fn attributes(noexec: bool) -> MountAttrFlags {
     match noexec {

@@ -2,9 +2,12 @@
 //! the site names are run only if root alone can have written them.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use grus_core::path::AbsPath;
+use grus_core::refusal::printable;
 use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -67,6 +70,16 @@ impl Named<'_> {
 /// A text without a NUL.
 pub(crate) fn cstr(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
+}
+
+/// What a program that has ended said last, by the pipe of its standard error, which does not block.
+pub(crate) fn last_words(messages: OwnedFd) -> Option<String> {
+    let mut text = Vec::new();
+    // Everything it wrote is there.
+    let _ = File::from(messages).take(4096).read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.map(|line| printable(line.trim()))
 }
 
 /// A program to run as a user, with nothing of the caller's but what is named here.

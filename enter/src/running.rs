@@ -15,7 +15,6 @@ use grus_core::plan::{How, LaunchPlan};
 use grus_core::request::Unshare;
 use grus_core::running::{not_there, Running, MAX_TEXT, MEMORY_FILE};
 use rustix::fs::{Dir, MemfdFlags, Mode, OFlags};
-use rustix::io::Errno;
 
 use crate::builder::Inputs;
 use crate::call::{open_own, stat, Broken, Called, During};
@@ -48,9 +47,8 @@ pub(crate) fn told(
     let file = rustix::fs::memfd_create(MEMORY_FILE, MemfdFlags::CLOEXEC)
         .map_err(|e| Broken::new(format!("memfd_create({MEMORY_FILE})"), e))?;
     let mut file = std::fs::File::from(file);
-    file.write_all(running.to_json().as_bytes()).map_err(|e| {
-        Broken::new(format!("write({MEMORY_FILE})"), Errno::from_io_error(&e).unwrap_or(Errno::IO))
-    })?;
+    file.write_all(running.to_json().as_bytes())
+        .map_err(|e| Broken::io(format!("write({MEMORY_FILE})"), &e))?;
     Ok(file.into())
 }
 

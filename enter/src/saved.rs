@@ -6,12 +6,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use grus_core::path::AbsPath;
-use grus_core::plan::LaunchPlan;
 use rustix::fs::{OFlags, ResolveFlags};
 use rustix::mount::MountAttrFlags;
 
 use crate::apply::Scratch;
-use crate::call::{attach, clone_tree, new_dir, open_in, Called};
+use crate::call::{attach, clone_tree, new_dir, open_in, Called, PLAIN};
 use crate::sys::confine;
 
 /// The tree in the making.
@@ -21,11 +20,9 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// Where the whole root is writable: the root. Else the image, since the root has empty mount points and links that
-    /// no image is to have. `image` and `root` are attached.
-    pub fn new(plan: &LaunchPlan, image: &OwnedFd, root: &OwnedFd, scratch: &Scratch) -> Called<Self> {
-        let what = if plan.writable { root } else { image };
-        let root = clone_tree(what.as_fd(), false, "/".as_ref())?;
+    /// Of the root, or of the image that it is made of; attached.
+    pub fn new(of: &OwnedFd, scratch: &Scratch) -> Called<Self> {
+        let root = clone_tree(of.as_fd(), false, "/".as_ref())?;
         // Attached, as only then something can be mounted on it (move_mount(2)).
         let place = new_dir(scratch.dir.as_fd(), c"saved")?;
         attach(root.as_fd(), place.as_fd(), "/".as_ref())?;
@@ -43,11 +40,8 @@ impl Saved {
     /// The finished tree.
     pub fn keep(self) -> Called<OwnedFd> {
         let tree = clone_tree(self.root.as_fd(), true, "/".as_ref())?;
-        let set = MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        confine(tree.as_fd(), set, "/")?;
+        let set = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        confine(tree.as_fd(), PLAIN | set, "/")?;
         Ok(tree)
     }
 }

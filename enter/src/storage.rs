@@ -4,9 +4,8 @@ use std::os::fd::OwnedFd;
 
 use grus_core::mount::Limit;
 use grus_core::site::Site;
-use rustix::mount::MountAttrFlags;
 
-use crate::call::{new_mount, During};
+use crate::call::{new_mount, During, PLAIN};
 use crate::deadline::Deadline;
 use crate::disk::Disk;
 use crate::failure::{Failure, Phase};
@@ -18,8 +17,6 @@ pub(crate) struct Storage {
     /// Its mount.
     pub mount: OwnedFd,
 }
-
-const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 impl Storage {
     /// Of the site's `volatile.size`. To be called before the new namespace is made, whose /dev is covered.

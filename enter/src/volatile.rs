@@ -14,10 +14,9 @@ use grus_core::path::AbsPath;
 use grus_core::Refusal;
 use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
 
 use crate::apply::Scratch;
-use crate::call::{attach, new_dir, new_mount, open_in, proc_path, Broken, Called, During};
+use crate::call::{attach, new_dir, new_mount, open_in, proc_path, Broken, Called, During, PLAIN};
 use crate::failure::{Failure, Phase};
 use crate::storage::Storage;
 use crate::upper::{fill, Admitted, MOST};
@@ -47,8 +46,6 @@ pub(crate) struct Layers<'a> {
     scratch: &'a Scratch,
     made: u32,
 }
-
-const PLAIN: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 impl Layers<'_> {
     /// Makes `destination` writable. Returns what is mounted there.

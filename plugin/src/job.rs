@@ -27,9 +27,10 @@ pub fn inputs(
     site: Arc<Site>,
     stacks: PathBuf,
     place: &Place,
+    who: abi::Identity,
     spank: &SpankHandle,
 ) -> Result<Inputs, Refusal> {
-    let abi::Identity { uid, gid, gids } = identity(spank)?;
+    let abi::Identity { uid, gid, gids } = who;
     let (job_id, step) = (spank.job_id().map_err(unreadable)?, spank.job_stepid().map_err(unreadable)?);
     let mut slurm_paths = place.launch_paths(job_id, step, uid);
     if step == SLURM_BATCH_SCRIPT {

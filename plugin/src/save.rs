@@ -41,7 +41,7 @@ pub struct Save {
 pub fn prepare(
     request: &mut Request,
     site: &Site,
-    who: abi::Identity,
+    who: &abi::Identity,
     spank: &SpankHandle,
 ) -> Result<Option<Save>, Refusal> {
     // A container that is joined is another step's to save.
@@ -53,7 +53,7 @@ pub fn prepare(
     saving::check(file.as_path())?;
     let command = site.pull.command.as_path().to_owned();
     let left = spank.job_local_task_count().unwrap_or(1);
-    Ok(Some(Save { file, command, who, left, killed: false, cgroups: BTreeMap::new() }))
+    Ok(Some(Save { file, command, who: who.clone(), left, killed: false, cgroups: BTreeMap::new() }))
 }
 
 impl Save {

@@ -287,8 +287,10 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let subject = subject(spank, &place.node);
     let mode = mpi::mode(&request, &site).clone();
     let mut request = request;
-    let save = identity(spank).and_then(|who| save::prepare(&mut request, &site, who, spank));
-    let inputs = save.and_then(|save| Ok((save, inputs(request, site, stacks, &place, spank)?)));
+    let inputs = identity(spank).and_then(|who| {
+        let save = save::prepare(&mut request, &site, &who, spank)?;
+        Ok((save, inputs(request, site, stacks, &place, who, spank)?))
+    });
     let built = inputs.map_err(Failure::from).and_then(|(save, inputs)| {
         let (workdir, host) = (inputs.job.workdir.clone(), root()?);
         let container = builder.build(inputs)?;

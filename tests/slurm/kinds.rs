@@ -13,16 +13,9 @@ crate::tests![
     a_volatile_directory_in_every_kind,
 ];
 
-/// The image as the kernel mounts it, and as the user's own.
-fn both(lab: &Lab, name: &str) -> [String; 2] {
-    let own = lab.pushed_image(name);
-    let _ = lab.grus(&["pull", &own]).run().success();
-    [format!("--container-image={}", lab.system_image(name)), format!("--container-image={own}")]
-}
-
 /// Two ranks, one on each node, run `command`; both say `line`.
 fn says(lab: &Lab, name: &str, command: &[&str], line: &str) {
-    for image in both(lab, name) {
+    for image in lab.both_kinds(name) {
         let run = lab.srun(&["-N2", "-n2", &image]).args(command).run().success();
         assert_eq!(run.sorted_lines(), [line, line], "{image}: {run}");
     }
@@ -72,7 +65,7 @@ fn a_volatile_directory_in_every_kind(lab: &Lab) {
     ] {
         let volatile = format!("--writable-volatile={dir}");
         let script = format!("echo new >{dir}/new && while read line; do echo $line; done <{dir}/new");
-        for image in both(lab, name) {
+        for image in lab.both_kinds(name) {
             let run = lab.srun(&[&image, &volatile]).args(shell).arg(&script).run().success();
             let _ = run.stdout_is("new");
         }

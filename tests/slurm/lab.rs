@@ -78,6 +78,13 @@ impl Lab {
         self.cluster.system_image(name).expect("the image can be imported")
     }
 
+    /// srun's option for image `name` as the kernel mounts it, and as the user's own, which FUSE serves.
+    pub fn both_kinds(&self, name: &str) -> [String; 2] {
+        let own = self.pushed_image(name);
+        let _ = self.grus(&["pull", &own]).run().success();
+        [self.system_image(name), own].map(|image| format!("--container-image={image}"))
+    }
+
     /// SquashFS file of image `name` in the system repository.
     pub fn system_file(&self, name: &str) -> PathBuf {
         self.system_image(name);

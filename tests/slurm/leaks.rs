@@ -16,15 +16,8 @@ crate::tests![
     a_killed_fuse_server_fails_the_step_and_leaves_nothing,
 ];
 
-/// The image by the kernel's mount and the user's own by FUSE.
-fn both_kinds(lab: &Lab) -> [String; 2] {
-    let own = lab.pushed_image("busybox");
-    let _ = lab.grus(&["pull", &own]).run().success();
-    [format!("--container-image={}", lab.system_image("busybox")), format!("--container-image={own}")]
-}
-
 fn two_hundred_and_forty_normal_ends_leave_nothing(lab: &Lab) {
-    let [kernel, fuse] = both_kinds(lab);
+    let [kernel, fuse] = lab.both_kinds("busybox");
     let before = lab.snapshot();
     // Two nodes and four steps at a time: mounts and their ends overlap.
     let script = format!(
@@ -57,7 +50,7 @@ fn endless(lab: &Lab, image: &str) -> (Running, String) {
 }
 
 fn thirty_cancelled_steps_leave_nothing(lab: &Lab) {
-    let images = both_kinds(lab);
+    let images = lab.both_kinds("busybox");
     let before = lab.snapshot();
     for round in 0..30 {
         let (running, job) = endless(lab, &images[round % 2]);
@@ -69,7 +62,7 @@ fn thirty_cancelled_steps_leave_nothing(lab: &Lab) {
 }
 
 fn thirty_killed_steps_leave_nothing(lab: &Lab) {
-    let images = both_kinds(lab);
+    let images = lab.both_kinds("busybox");
     let before = lab.snapshot();
     for round in 0..30 {
         let (running, job) = endless(lab, &images[round % 2]);
@@ -93,7 +86,7 @@ fn thirty_killed_steps_leave_nothing(lab: &Lab) {
 }
 
 fn a_killed_fuse_server_fails_the_step_and_leaves_nothing(lab: &Lab) {
-    let [_, fuse] = both_kinds(lab);
+    let [_, fuse] = lab.both_kinds("busybox");
     let dir = lab.fresh_dir("served");
     let before = lab.snapshot();
     // Opens a file of the image again and again; without its server that fails.

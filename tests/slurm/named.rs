@@ -31,13 +31,6 @@ crate::tests![
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The image by the kernel's mount and the user's own by FUSE.
-fn both_kinds(lab: &Lab) -> [String; 2] {
-    let own = lab.pushed_image("busybox");
-    let _ = lab.grus(&["pull", &own]).run().success();
-    [format!("--container-image={}", lab.system_image("busybox")), format!("--container-image={own}")]
-}
-
 /// Runs `steps` as a batch job on one node, with `$I` for the image's option.
 fn job(lab: &Lab, image: &str, steps: &str) -> JobEnd {
     lab.sbatch(&["-N1", "-n8"], &script(image, steps)).wait(LIMIT)
@@ -53,7 +46,7 @@ fn a_writable_root_can_be_changed_everywhere(lab: &Lab) {
         mkdir -p /usr/local/bin /new/dir; echo 'echo installed' >/usr/local/bin/tool; sh /usr/local/bin/tool
         echo replaced >/etc/only-in-image; cat /etc/only-in-image
         rm -r /opt/tools; mv /opt/work /opt/moved; ls /opt | tr '\\n' ' '; id -u";
-    for image in both_kinds(lab) {
+    for image in lab.both_kinds("busybox") {
         let run = lab.srun(&[&image, "--container-writable", "sh", "-c", change]).run().success();
         let _ = run.stdout_is(&format!("installed\nreplaced\ndata moved {}", lab.account().uid));
         let again = ["--container-writable", &image, "sh", "-c", "ls /new /usr/local/bin/tool"];
@@ -69,7 +62,7 @@ fn a_writable_root_can_be_changed_everywhere(lab: &Lab) {
 
 fn later_steps_have_what_earlier_ones_changed(lab: &Lab) {
     let before = lab.snapshot();
-    for image in both_kinds(lab) {
+    for image in lab.both_kinds("busybox") {
         let end = job(
             lab,
             &image,
@@ -92,7 +85,7 @@ fn steps_at_the_same_time_share_a_container_and_not_their_mounts(lab: &Lab) {
     fs::write(b.join("b"), "").expect("a fresh directory");
     let wait =
         "for i in $(seq 200); do [ -e /usr/from-$OTHER ] && break; sleep 0.1; done; ls /mnt /usr/from-$OTHER";
-    let [kernel, _] = both_kinds(lab);
+    let [kernel, _] = lab.both_kinds("busybox");
     let steps = format!(
         "for me in a b; do
              other=$([ $me = a ] && echo b || echo a)
@@ -107,7 +100,7 @@ fn steps_at_the_same_time_share_a_container_and_not_their_mounts(lab: &Lab) {
 }
 
 fn a_name_is_made_once_and_taken_as_asked(lab: &Lab) {
-    let [kernel, fuse] = both_kinds(lab);
+    let [kernel, fuse] = lab.both_kinds("busybox");
     let other = lab.system_image("no-passwd");
     let end = job(
         lab,
@@ -134,7 +127,7 @@ fn a_name_is_made_once_and_taken_as_asked(lab: &Lab) {
 }
 
 fn a_name_is_the_jobs_own(lab: &Lab) {
-    let [kernel, _] = both_kinds(lab);
+    let [kernel, _] = lab.both_kinds("busybox");
     let dir = lab.fresh_dir("other-job");
     let steps = format!("cd {}; one $I --container-name=x sh -c 'touch /usr/mine'; touch ready; while [ ! -e stop ]; do sleep 0.1; done", dir.display());
     let script = script(&kernel, &steps);
@@ -150,7 +143,7 @@ fn a_name_is_the_jobs_own(lab: &Lab) {
 }
 
 fn a_container_is_as_new_after_a_requeue(lab: &Lab) {
-    let [_, fuse] = both_kinds(lab);
+    let [_, fuse] = lab.both_kinds("busybox");
     let before = lab.snapshot();
     let steps = "one $I --container-name=x sh -c 'ls /usr/mine; echo run >>/usr/mine; cat /usr/mine'
         if [ -z \"$SLURM_RESTART_COUNT\" ]; then scontrol requeue $SLURM_JOB_ID; sleep 60; fi
@@ -194,7 +187,7 @@ fn no_write_is_lost_by_64_ranks_and_4_nodes(lab: &Lab) {
 }
 
 fn five_hundred_overlapping_steps_take_one_container(lab: &Lab) {
-    let [_, fuse] = both_kinds(lab);
+    let [_, fuse] = lab.both_kinds("busybox");
     let before = lab.snapshot();
     let steps = "for round in $(seq 63); do
             for k in 1 2 3 4 5 6 7 8; do one -O $I --container-name=x sh -c 'echo line >>/usr/all' & done
@@ -209,7 +202,7 @@ fn five_hundred_overlapping_steps_take_one_container(lab: &Lab) {
 }
 
 fn a_killed_slurmstepd_takes_no_container_with_it(lab: &Lab) {
-    let [_, fuse] = both_kinds(lab);
+    let [_, fuse] = lab.both_kinds("busybox");
     let dir = lab.fresh_dir("killed");
     let before = lab.snapshot();
     let steps = format!(
@@ -231,7 +224,7 @@ fn a_killed_slurmstepd_takes_no_container_with_it(lab: &Lab) {
 }
 
 fn a_killed_image_server_breaks_the_container_and_says_so(lab: &Lab) {
-    let [_, fuse] = both_kinds(lab);
+    let [_, fuse] = lab.both_kinds("busybox");
     let dir = lab.fresh_dir("server-killed");
     let before = lab.snapshot();
     let steps = format!(
@@ -273,7 +266,7 @@ fn a_step_with_namespaces_of_its_own_is_joined_in_all_of_them(lab: &Lab) {
 
 fn a_running_step_is_joined(lab: &Lab) {
     let before = lab.snapshot();
-    let [kernel, _] = both_kinds(lab);
+    let [kernel, _] = lab.both_kinds("busybox");
     let dir = lab.fresh_dir("joined");
     let script = "touch /opt/work/volatile; echo $SLURM_JOB_ID >id; while [ ! -e stop ]; do sleep 0.1; done";
     let volatile = "--writable-volatile=/opt/work";
@@ -316,7 +309,7 @@ fn nobody_joins_what_is_not_his(lab: &Lab) {
 }
 
 fn names_and_places_lead_nowhere_else(lab: &Lab) {
-    let [kernel, _] = both_kinds(lab);
+    let [kernel, _] = lab.both_kinds("busybox");
     for name in ["../x", "a/b", "..", ".", "/etc", "-x", ""] {
         let run = lab.srun(&[&kernel, &format!("--container-name={name}"), "true"]).run().failure();
         let _ = run.stderr_has("a name has 1 to 64 letters");

@@ -8,12 +8,10 @@
 mod place;
 mod server;
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use grus_core::image::ImageMeta;
 use grus_core::kept::{missing, taken, Kept, Taker};
 use grus_core::name::{Name, NameMode};
 use grus_core::path::AbsPath;
@@ -22,18 +20,17 @@ use grus_core::refusal::printable;
 use grus_core::request::Resolved;
 use grus_core::Refusal;
 use rustix::fs::OFlags;
-use rustix::process::Pid;
-use rustix::thread::LinkNameSpaceType;
 
 use crate::apply::{bare, Root};
 use crate::builder::Inputs;
-use crate::call::{clone_tree, open_own, shown, Broken, Called, During};
+use crate::call::{clone_tree, open_own, During};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::launch::Ground;
+use crate::mount_namespace::{enter, here, join, within};
 use crate::sys::unshare;
 use crate::volatile::Volatile;
-use place::{identity, Jobs, Slot};
+use place::{Jobs, Slot};
 
 /// After how long without a new container a job counts as over whose end was missed.
 const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -179,13 +176,7 @@ impl<'a> Keeper<'a> {
 /// (job_container/tmpfs), `slurmd` is the file of that one's.
 pub fn remove(dir: &AbsPath, node: &str, job: u32, slurmd: Option<&Path>) -> Result<(), Failure> {
     let work = || {
-        if let Some(path) = slurmd {
-            let theirs = File::open(path).map(OwnedFd::from).map_err(|e| {
-                let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
-                Broken::new(format!("open({})", shown(path)), errno).during(Phase::Kept)
-            })?;
-            unshare(false).and_then(|()| enter(&theirs)).during(Phase::Kept)?;
-        }
+        slurmd.map(join).transpose().during(Phase::Kept)?;
         match Jobs::existing(dir.as_path(), node, job)? {
             Some(jobs) => jobs.remove().during(Phase::Kept),
             None => Ok(()),
@@ -204,32 +195,5 @@ fn ground(kept: Kept, base: &OwnedFd, back: &OwnedFd) -> Result<Ground, Failure>
     .during(Phase::Kept)?;
     let server = kept.server.map(server::watch).transpose().during(Phase::Kept)?.flatten();
     let how = if kept.server.is_some() { How::Fuse } else { How::Kernel };
-    let meta: Option<ImageMeta> = kept.meta;
-    Ok(Ground { root: Root::Kept(root), image: kept.image, how, meta, server, pid: None })
-}
-
-/// The mount namespace of this thread.
-fn here() -> Called<OwnedFd> {
-    open_own("/proc/thread-self/ns/mnt", OFlags::RDONLY)
-}
-
-fn enter(namespace: &OwnedFd) -> Called<()> {
-    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
-        .map_err(|e| Broken::new("setns(CLONE_NEWNS)", e))
-}
-
-/// Does something in another mount namespace.
-fn within<T>(namespace: &OwnedFd, back: &OwnedFd, act: impl FnOnce() -> Called<T>) -> Called<T> {
-    if identity(namespace)? == identity(back)? {
-        return act();
-    }
-    enter(namespace)?;
-    let done = act();
-    enter(back)?;
-    done
-}
-
-/// A process id as its number.
-fn number(pid: Pid) -> u32 {
-    pid.as_raw_nonzero().get().unsigned_abs()
+    Ok(Ground { root: Root::Kept(root), image: kept.image, how, meta: kept.meta, server, pid: None })
 }

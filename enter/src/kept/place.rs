@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, StatxAttributes, St
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
-use crate::call::{attach, new_mount, proc_path, shown, stat, Broken, Called, During};
+use crate::call::{attach, new_mount, proc_path, shown, Broken, Called, During};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::read::{contents, Small};
@@ -252,13 +252,7 @@ impl Slot {
             .map_err(|e| broken("openat", e))?;
         std::fs::File::from(file)
             .write_all(kept.to_json().as_bytes())
-            .map_err(|e| broken("write", Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+            .map_err(|e| Broken::io(format!("write({NOTE})"), &e))?;
         rustix::fs::renameat(&self.dir, "new", &self.dir, NOTE).map_err(|e| broken("renameat", e))
     }
-}
-
-/// Device and inode of a namespace.
-pub(crate) fn identity(namespace: &OwnedFd) -> Called<(u64, u64)> {
-    let status = stat(namespace, Path::new(NAMESPACE))?;
-    Ok((status.st_dev, status.st_ino))
 }

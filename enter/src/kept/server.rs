@@ -8,7 +8,6 @@ use grus_core::kept::Server;
 use rustix::io::Errno;
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 
-use super::number;
 use crate::call::{Broken, Called};
 
 /// What tells it from a later process of the same number.
@@ -42,6 +41,11 @@ fn started(pid: u32) -> Option<u64> {
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;
     (!matches!(state, "Z" | "X")).then_some(started)
+}
+
+/// A process id as its number.
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
 }
 
 /// Moves it out of the step's and the job's control groups: Slurm would find those in use when the step ends, or end
