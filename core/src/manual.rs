@@ -47,7 +47,9 @@ fn variables_section() -> String {
          The command line and #SBATCH lines win over variables, and variables over what a step inherits from its \
          job; a list on the command line replaces the variable's. sbatch and salloc take their variables in: the \
          script does not see them again, and may set them anew for its steps. Variables without an image have no \
-         effect. A job that comes by slurmrestd has no options but its environment, which each srun in it reads.\n",
+         effect. A job that comes by slurmrestd has no options but its environment, which each srun in it reads. \
+         Windows (srun \\-\\-x11) need the cookie that Slurm keeps in TmpFS of slurm.conf: where that is not /tmp, the \
+         site binds it (mounts.site) or sets X11Parameters=home_xauthority.\n",
         roff(&names.join(", "))
     )
 }

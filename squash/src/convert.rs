@@ -36,7 +36,7 @@ const READ_AHEAD_WORKERS: usize = 4;
 ///
 /// The same layers and options give the same bytes, whatever the timing, cores or workers.
 ///
-/// Memory: `2 * workers + 8` slots of two blocks (3 MiB with 2 workers), a compressor's state for each
+/// Memory: `2 * workers + 64` slots of two blocks (17 MiB with 2 workers), a compressor's state for each
 /// worker, one decompressor (up to 128 MiB for a zstd layer made with such a window, else below 1 MiB,
 /// with 4 workers and more 2 MiB of read-ahead), and about 370 bytes for each entry of the layers, names
 /// included: 25 MB for 70 000 entries. [`crate::Limits`] bounds the latter.

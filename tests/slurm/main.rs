@@ -24,6 +24,7 @@ mod options;
 mod plugin;
 mod pull;
 mod remapped;
+mod remote;
 mod save;
 mod swap;
 mod tasks;
@@ -68,6 +69,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("batch", batch::TESTS),
     ("options", options::TESTS),
     ("ways", ways::TESTS),
+    ("remote", remote::TESTS),
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
     ("save", save::TESTS),

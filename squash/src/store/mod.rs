@@ -2,7 +2,7 @@
 //! fragments, deduplicated, compressed in parallel, written in the order they were read in. That order,
 //! and where fragments end, depend on the content alone, so the bytes never depend on timing.
 //!
-//! Memory: `2 * workers + 8` slots of two blocks each, whatever the image.
+//! Memory: `2 * workers + 64` slots of two blocks each, whatever the image.
 
 mod pool;
 mod writer;
@@ -27,6 +27,10 @@ use crate::tar::Content;
 pub(crate) const NO_FRAGMENT: u32 = u32::MAX;
 /// Number of no extent: the file has no blocks of its own.
 pub(crate) const NO_EXTENT: u32 = u32::MAX;
+
+/// Slots beyond those that compressors hold: with 128 KiB blocks some ten milliseconds of work, so that neither the reader
+/// nor a compressor runs dry while another of them, or the writer, waits for a core or the disk.
+const SPARE_SLOTS: usize = 64;
 
 /// The tail of a larger file goes into a fragment if it is at most this part of a block: a block of its
 /// own is cheaper to page in, but not worth it for a few KiB.
@@ -82,7 +86,7 @@ impl<'scope> Store<'scope> {
         block_size: u32,
         workers: usize,
     ) -> Result<Store<'scope>, Error> {
-        let slots = 2 * workers + 8;
+        let slots = 2 * workers + SPARE_SLOTS;
         let (jobs, todo) = bounded::<Job>(slots);
         let (direct, items) = unbounded();
         let (give_back, free) = unbounded();
