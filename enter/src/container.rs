@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use grus_core::image::ImageMeta;
 use grus_core::plan::LaunchPlan;
+use grus_core::site::Seccomp;
 use grus_core::swap::{InUse, Ruling};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::getuid;
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
 use crate::failure::{Failed, Failure, Phase};
-use crate::fake::filter;
+use crate::filter::{denied, faked};
 use crate::namespaces::Owned;
 use crate::sys::filter_calls;
 
@@ -32,6 +33,10 @@ pub struct Container {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
+    /// What the node's cache said, where it was asked.
+    pub cache: Option<String>,
+    /// Which calls tasks lack.
+    pub(crate) seccomp: Seccomp,
     /// Other namespaces of the container's own.
     pub(crate) others: Vec<Owned>,
     /// The user namespace in which the user is root, where one was asked for.
@@ -85,7 +90,18 @@ impl Container {
         if !getuid().is_root() {
             return Err(failed("getuid() after setns(CLONE_NEWUSER)", rustix::io::Errno::PERM));
         }
-        filter_calls(&mut filter()).map_err(|broken| failed(&broken.call, broken.errno))
+        filter_calls(&mut faked()).map_err(|broken| failed(&broken.call, broken.errno))
+    }
+
+    /// Takes calls away from the calling task, where the site wants that, for good. For a task that has joined, and
+    /// needs none of them itself any more (task_init).
+    pub fn deny_calls(&self) -> Result<(), Failure> {
+        match self.seccomp {
+            Seccomp::None => Ok(()),
+            Seccomp::Default => {
+                filter_calls(&mut denied()).map_err(|broken| failed(&broken.call, broken.errno))
+            }
+        }
     }
 
     /// The MPIs that tasks run on, as far as they are known: a swap that was not carried out tells nothing of them.

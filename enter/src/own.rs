@@ -124,7 +124,7 @@ impl Maker<'_> {
         let path = source.as_path();
         let image = Image::of(self.sources.readable(source, opener), path)?;
         let mount = match image.how(path, self.site)? {
-            How::Kernel => loopdev::mount(&image.file, path).during(Phase::Own)?,
+            How::Kernel | How::Cached => loopdev::mount(&image.file, path).during(Phase::Own)?,
             How::Fuse => {
                 let program = &self.site.security.squashfuse;
                 let (mount, watch) = fuse::mount(&image.file, program, &self.owner, self.started)?;

@@ -4,6 +4,7 @@
 //! Where no lab can be had (not root, packages missing), the tests are skipped with the reason; with CI=true that
 //! is a failure.
 
+mod audit;
 mod batch;
 mod client;
 mod cluster;
@@ -75,6 +76,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
     ("torture", torture::TESTS),
+    ("audit", audit::TESTS),
     ("failures", failures::TESTS),
     ("leaks", leaks::TESTS),
 ];

@@ -1,7 +1,7 @@
 //! The requests of a heterogeneous step's components. One environment serves them all, so they travel as one text;
 //! each slurmstepd takes its own.
 
-use super::{malformed, Request, MAX_ENCODED};
+use super::{malformed, not_read, Request, MAX_ENCODED};
 use crate::refusal::Refusal;
 
 /// The request of each component, in Slurm's order; a single one is everybody's.
@@ -58,7 +58,7 @@ impl Components {
         if text.len() > MAX_ENCODED {
             return Err(malformed(&format!("it is longer than {MAX_ENCODED} bytes")));
         }
-        let requests: Vec<Request> = serde_json::from_str(text).map_err(|e| malformed(&e.to_string()))?;
+        let requests: Vec<Request> = serde_json::from_str(text).map_err(|e| not_read(&e))?;
         requests.into_iter().map(Request::checked).collect::<Result<_, _>>().map(Self)
     }
 
