@@ -4,14 +4,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use grus_core::image::ImageMeta;
+use grus_core::path::AbsPath;
 use grus_core::plan::LaunchPlan;
 use grus_core::site::Seccomp;
 use grus_core::swap::{InUse, Ruling};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::process::getuid;
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
-use crate::failure::{Failed, Failure, Phase};
+use crate::call::{open, Broken};
+use crate::failure::{reason, Failed, Failure, Phase};
 use crate::filter::{denied, faked};
 use crate::namespaces::Owned;
 use crate::sys::filter_calls;
@@ -102,6 +105,19 @@ impl Container {
                 filter_calls(&mut denied()).map_err(|broken| failed(&broken.call, broken.errno))
             }
         }
+    }
+
+    /// Changes to a directory of the container's, as the task and through no magic link: what slurmstepd has open would be
+    /// reached by one (`/proc/self/fd/7`), until execve(2) closes it. For a task that has joined (task_init).
+    pub fn change_directory(&self, directory: &AbsPath) -> Result<(), String> {
+        let opened = open(directory.as_path(), OFlags::PATH | OFlags::DIRECTORY);
+        let changed = opened.and_then(|directory| {
+            rustix::process::fchdir(directory).map_err(|e| Broken::new("fchdir", e))
+        });
+        changed.map_err(|broken| match broken.errno {
+            rustix::io::Errno::LOOP => "it leads through a link of /proc, or too many links".into(),
+            errno => reason(errno),
+        })
     }
 
     /// The MPIs that tasks run on, as far as they are known: a swap that was not carried out tells nothing of them.

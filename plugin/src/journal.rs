@@ -58,7 +58,8 @@ pub fn launched(subject: &Subject, container: &Container) {
     let (image, how) = (&plan.image, plan.how);
     let took: std::time::Duration = container.timings.0.iter().map(|(_, took)| *took).sum();
     let mounts = lines(plan.mounts.iter());
-    let phases = lines(container.timings.0.iter().map(|(phase, took)| format!("{phase:?}={}", took.as_micros())));
+    let phases =
+        lines(container.timings.0.iter().map(|(phase, took)| format!("{phase:?}={}", took.as_micros())));
     record(|| {
         tracing::info!(
             event = "launch",

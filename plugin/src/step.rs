@@ -218,7 +218,7 @@ impl Ready {
             let _ = env::set_current_dir(self.workdir.as_path());
             return Ok(());
         };
-        env::set_current_dir(workdir.as_path()).map_err(|error| {
+        self.container.change_directory(workdir).map_err(|error| {
             Refusal::image(format!("cannot start in the image's directory {workdir}: {error}"))
                 .hint("pass --container-mount-workdir to start in the job's directory")
         })

@@ -66,7 +66,8 @@ impl Journal {
                     records.extend(told.recv_timeout(left).ok().map(|datagram| native(&datagram)));
                 }
             }
-            let found = records.iter().position(|record| record.get("GRUS_EVENT").is_some_and(|e| e == event));
+            let found =
+                records.iter().position(|record| record.get("GRUS_EVENT").is_some_and(|e| e == event));
             if let Some(at) = found {
                 records.truncate(at + 1);
                 return records;
@@ -136,12 +137,16 @@ fn a_launch_is_recorded_with_all_that_was_decided(lab: &Lab) {
     let (node, account) = (lab.node(1), lab.account());
     let reference = lab.system_image("busybox");
     let image = format!("--container-image={reference}");
-    let args = ["-w", &node, &image, "--mount=/usr:/opt/host:ro", "--mount=type=tmpfs,dst=/fast,size=1m", "true"];
+    let args =
+        ["-w", &node, &image, "--mount=/usr:/opt/host:ro", "--mount=type=tmpfs,dst=/fast,size=1m", "true"];
     let journal = Journal::listen();
     let _ = lab.srun(&args).run().success();
     let record = journal.one("launch");
     let uid = account.uid.to_string();
-    has(&record, &[("NODE", &node), ("UID", &uid), ("USER", &account.name), ("STEP", "0"), ("HOW", "kernel")]);
+    has(
+        &record,
+        &[("NODE", &node), ("UID", &uid), ("USER", &account.name), ("STEP", "0"), ("HOW", "kernel")],
+    );
     has(&record, &[("WRITABLE", "false"), ("REMAP_ROOT", "false"), ("NAMESPACES", "")]);
     let file = lab.system_file("busybox");
     let digest = file.file_stem().and_then(|stem| stem.to_str()).expect("a digest");
@@ -188,7 +193,8 @@ fn each_refusal_is_recorded_with_its_text(lab: &Lab) {
     bytes[48..96].fill(0xee);
     fs::write(&damaged, bytes).expect("a fresh directory");
     lab.give(&damaged);
-    let _ = lab.srun(&["-w", &node, &format!("--container-image={}", damaged.display()), "true"]).run().failure();
+    let _ =
+        lab.srun(&["-w", &node, &format!("--container-image={}", damaged.display()), "true"]).run().failure();
     let record = journal.one("refusal");
     has(&record, &[("PHASE", "Mount"), ("REFERENCE", &damaged.to_string_lossy())]);
     assert!(record["GRUS_ERRNO"].parse::<u32>().is_ok_and(|errno| errno > 0), "{record:#?}");

@@ -12,6 +12,7 @@ mod entrypoint;
 mod environment;
 mod failures;
 mod hetero;
+mod hostile;
 mod identity;
 mod kinds;
 mod lab;
@@ -77,6 +78,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("swap", swap::TESTS),
     ("torture", torture::TESTS),
     ("audit", audit::TESTS),
+    ("hostile", hostile::TESTS),
     ("failures", failures::TESTS),
     ("leaks", leaks::TESTS),
 ];

@@ -36,7 +36,7 @@ pub(super) fn passes(copy: &OwnedFd, site: &Site, deadline: &Deadline) -> Result
     let (key, package) = ("pull.command", "grus");
     let program = Named { path: &site.pull.command, key, package, phase: Phase::Cache };
     let program = program.trusted().map_err(|failure| failure.what())?;
-    let arguments = ["grus", "verify", "/proc/self/fd/3"].map(cstr);
+    let arguments = ["grus", "verify", "-"].map(cstr);
     let status = run(copy, &program, &arguments, deadline)
         .map_err(|broken| format!("grus verify: {}: {}", broken.call, reason(broken.errno)))?;
     // As of wait(2).
@@ -60,7 +60,7 @@ fn run(
         path,
         arguments,
         environment: &[],
-        descriptors: &[null.as_fd(), null.as_fd(), null.as_fd(), copy.as_fd()],
+        descriptors: &[copy.as_fd(), null.as_fd(), null.as_fd()],
         limits: LIMITS,
         uid: NOBODY,
         gid: NOBODY,

@@ -102,7 +102,9 @@ impl<'a> Cache<'a> {
         if size > most {
             return Ok(Answer::None("the image is larger than the cache".into()));
         }
-        let Some(_lock) = self.lock()? else { return Ok(Answer::None("another image is being copied".into())) };
+        let Some(_lock) = self.lock()? else {
+            return Ok(Answer::None("another image is being copied".into()));
+        };
         // Whoever had the lock before may have made it.
         if let Some(found) = self.known(&key)? {
             return Ok(found);
@@ -185,8 +187,7 @@ impl<'a> Cache<'a> {
             if late() {
                 return Ok(Err(format!("copying it took longer than {} s", TIME.as_secs())));
             }
-            let read =
-                rustix::io::pread(image, &mut part, at).map_err(|e| Broken::new("pread(image)", e))?;
+            let read = rustix::io::pread(image, &mut part, at).map_err(|e| Broken::new("pread(image)", e))?;
             if read == 0 {
                 return Ok(Err("it is shorter than it says".into()));
             }

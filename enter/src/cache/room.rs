@@ -52,8 +52,8 @@ fn used(status: &Stat) -> (i64, u64) {
 /// Whether a mount, or a launch on the way to one, has it open.
 fn in_use(images: &OwnedFd, name: &CString) -> Called<bool> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(images, name, flags, Mode::empty())
-        .map_err(|e| Broken::new("open(images)", e))?;
+    let file =
+        rustix::fs::openat(images, name, flags, Mode::empty()).map_err(|e| Broken::new("open(images)", e))?;
     Ok(open_elsewhere(file.as_fd()))
 }
 
