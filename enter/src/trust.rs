@@ -92,6 +92,11 @@ pub(crate) fn why_not_kernels(file: &OwnedFd, name: &Path, system: &str) -> Call
     Ok(open_for_writing(file.as_fd()).then(|| format!("{} is open for writing", shown(name))))
 }
 
+/// Whether a file is on a FUSE file system, whose server may be a user's.
+pub(crate) fn is_on_fuse(file: &OwnedFd, name: &Path) -> Called<bool> {
+    Ok(kind_of(file, name)? == FUSE)
+}
+
 fn is_nodes_own(kind: u64) -> bool {
     OWN.iter().any(|(own, _)| *own == kind)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::mpsc::{channel, Receiver};
@@ -40,6 +41,8 @@ impl Journal {
         fs::create_dir_all(Path::new(SOCKET).parent().expect("a path")).expect("root may");
         let _ = fs::remove_file(SOCKET);
         let socket = UnixDatagram::bind(SOCKET).expect("nobody has the path");
+        // As the journal's own: user_init has the user's effective id.
+        fs::set_permissions(SOCKET, PermissionsExt::from_mode(0o666)).expect("root may");
         let (tell, told) = channel();
         std::thread::spawn(move || {
             let mut datagram = vec![0; 1 << 20];

@@ -25,7 +25,7 @@ use sha2::Digest as _;
 use crate::call::{open_own, proc_path, shown, stat, Broken, Called};
 use crate::deadline::Deadline;
 use crate::failure::reason;
-use crate::trust::{is_regular, why_not_kernels};
+use crate::trust::{is_on_fuse, is_regular, why_not_kernels};
 
 /// How long a copy and its check may take: what is left of a launch's time is for a server.
 const TIME: Duration = Duration::from_secs(30);
@@ -94,6 +94,10 @@ impl<'a> Cache<'a> {
     }
 
     fn copy_of(&self, image: &OwnedFd, deadline: &Deadline) -> Called<Answer> {
+        // Its server may say anything of a file, and may keep whoever reads it waiting.
+        if is_on_fuse(image, "image".as_ref())? {
+            return Ok(Answer::None("the image is on a FUSE file system".into()));
+        }
         let (key, size) = self.key(image)?;
         if let Some(found) = self.known(&key)? {
             return Ok(found);
