@@ -21,7 +21,10 @@ use grus_core::request::{Image, Request};
 use grus_core::site::Site;
 use grus_enter::{Builder, Container, Failure, Inputs, StepId, TIME_LIMIT};
 use rustix::fs::{RenameFlags, CWD};
-use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid, LinkNameSpaceType,
+};
 
 use support::{eventually, loops, mounts, Lab, UID};
 
@@ -181,7 +184,7 @@ fn inputs(dir: &Path) -> Inputs {
     }
 }
 
-/// What a task could see, looked at with root's eyes from inside.
+/// What a task sees: from inside, with the user's rights. A place may be mounted that the user cannot look into.
 fn look(container: &Container) -> Vec<String> {
     let inside = || {
         // Of this thread alone, which ends with it: setns(2) wants a root and directory that no other thread shares.
@@ -189,6 +192,10 @@ fn look(container: &Container) -> Vec<String> {
         rustix::thread::unshare(rustix::thread::UnshareFlags::FS).expect("unshare");
         move_into_link_name_space(container.namespace.as_fd(), Some(LinkNameSpaceType::Mount))
             .expect("setns");
+        let (uid, gid) = (Uid::from_raw(UID), Gid::from_raw(UID));
+        set_thread_groups(&[gid]).expect("setgroups");
+        set_thread_res_gid(gid, gid, gid).expect("setresgid");
+        set_thread_res_uid(uid, uid, uid).expect("setresuid");
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let list = |path: &str| -> Vec<String> {
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
