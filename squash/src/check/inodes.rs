@@ -15,6 +15,8 @@ const SYMLINK: u8 = 3;
 const CHARACTER: u8 = 5;
 const SOCKET: u8 = 7;
 const NO_XATTR: u32 = u32::MAX;
+/// What an entry of an index takes in memory beside its name, in bytes.
+const KEPT: usize = 64;
 
 /// What is kept of an inode.
 #[derive(Clone, Debug, Default)]
@@ -275,6 +277,7 @@ fn directory<B: Bytes + ?Sized>(
         }
         let mut name = vec![0; length + 1];
         table.read(&mut name)?;
+        table.charge(KEPT)?;
         index.push(Indexed { position, block, name });
     }
     let place = u64::from(block) << 16 | u64::from(offset);

@@ -44,7 +44,7 @@ pub(super) struct Layout {
     pub(super) method: Method,
     /// The compression's name.
     pub(super) compression: &'static str,
-    /// Largest dictionary of xz.
+    /// Largest dictionary of xz, and window of zstd.
     pub(super) dictionary: u32,
     pub(super) block_size: u32,
     pub(super) inodes: u32,

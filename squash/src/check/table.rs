@@ -90,6 +90,11 @@ impl<'a, B: Bytes + ?Sized> Table<'a, B> {
         self.block.len() - self.at
     }
 
+    /// Takes bytes from what tables may have, for what is kept of this one.
+    pub(super) fn charge(&self, bytes: usize) -> Checked {
+        self.reader.charge(bytes as u64, self.begin)
+    }
+
     /// Whether all was read.
     pub(super) fn done(&self) -> bool {
         self.at == self.block.len() && self.next == self.range.end

@@ -24,8 +24,8 @@ pub(super) const METHODS: [(&str, Option<Method>); 6] = [
     ("zstd", Some(Method::Zstd)),
 ];
 
-/// Memory that the xz decoder takes beside its dictionary, in KiB, generously (lzma-rust2, `get_memory_usage`).
-const XZ_STATE: u32 = 512;
+/// Memory that the xz decoder takes beside its dictionary, in KiB (lzma-rust2, `get_memory_usage`).
+const XZ_STATE: u32 = 104;
 
 /// Unpacks blocks, one after the other.
 pub(super) enum Unpacker {
@@ -33,7 +33,11 @@ pub(super) enum Unpacker {
     /// With the largest dictionary that the kernel would set up, in bytes (fs/squashfs/xz_wrapper.c).
     Xz(u32),
     Lz4,
-    Zstd(zstd::bulk::Decompressor<'static>),
+    /// With the largest window that the kernel makes room for, in bytes (fs/squashfs/zstd_wrapper.c).
+    Zstd {
+        zstd: zstd::bulk::Decompressor<'static>,
+        window: u32,
+    },
 }
 
 impl Unpacker {
@@ -42,7 +46,7 @@ impl Unpacker {
             Method::Gzip => Unpacker::Gzip(Box::new(Decompress::new(true))),
             Method::Xz => Unpacker::Xz(dictionary),
             Method::Lz4 => Unpacker::Lz4,
-            Method::Zstd => Unpacker::Zstd(zstd::bulk::Decompressor::new()?),
+            Method::Zstd => Unpacker::Zstd { zstd: zstd::bulk::Decompressor::new()?, window: dictionary },
         })
     }
 
@@ -61,13 +65,30 @@ impl Unpacker {
                 }
             }
             Unpacker::Xz(dictionary) => {
+                // The kernel's decoder knows no check but CRC32 (lib/xz/xz_dec_stream.c); its number is in the header.
+                if packed.get(7).is_none_or(|check| *check > 1) {
+                    return Err("the kernel does not know its kind of check".into());
+                }
                 let limit = (*dictionary >> 10).saturating_add(XZ_STATE);
                 xz(lzma_rust2::XzReader::new_mem_limit(packed, false, limit), out)
             }
             Unpacker::Lz4 => lz4_flex::block::decompress_into(packed, out).map_err(|e| e.to_string()),
-            Unpacker::Zstd(zstd) => zstd.decompress_to_buffer(packed, out).map_err(|e| e.to_string()),
+            Unpacker::Zstd { zstd, window } => {
+                if zstd_window(packed).is_some_and(|wanted| wanted > u64::from(*window)) {
+                    return Err("its window is larger than the kernel's".into());
+                }
+                zstd.decompress_to_buffer(packed, out).map_err(|e| e.to_string())
+            }
         }
     }
+}
+
+/// The window that a zstd frame states (RFC 8878, 3.1.1.1). None where it is as long as the content, which fits.
+fn zstd_window(packed: &[u8]) -> Option<u64> {
+    let single_segment = packed.get(4)? & 0x20 != 0;
+    let descriptor = packed.get(5).filter(|_| !single_segment)?;
+    let base = 1u64 << (10 + (descriptor >> 3));
+    Some(base + base / 8 * u64::from(descriptor & 7))
 }
 
 fn xz(mut reader: lzma_rust2::XzReader<&[u8]>, out: &mut [u8]) -> Result<usize, String> {

@@ -14,8 +14,9 @@ use crate::limits::Limits;
 const PREFIXES: [usize; 3] = ["user.".len(), "trusted.".len(), "security.".len()];
 /// Set in the kind where the value is stored with another attribute.
 const ELSEWHERE: u16 = 0x100;
-/// Longest name (XATTR_NAME_MAX).
+/// Longest name, and most bytes of names that listxattr(2) tells (XATTR_NAME_MAX, XATTR_LIST_MAX).
 const NAME: usize = 255;
+const NAMES: usize = 65536;
 
 /// The pairs of all sets, unpacked.
 struct Pairs {
@@ -67,8 +68,8 @@ impl Pairs {
         }
         let begin = self.find(place).ok_or_else(|| broken(Rule::XattrPlace, format!("{place:#x}")))?;
         let cut = || broken(Rule::XattrCut, String::new());
-        // Of names as listxattr(2) has them, and values.
-        let mut listed = 0;
+        // Names as listxattr(2) has them, and values.
+        let (mut names, mut values) = (0, 0);
         let mut at = begin;
         let mut seen = HashSet::new();
         for _ in 0..count {
@@ -95,10 +96,14 @@ impl Pairs {
                 let there = self.elsewhere(value, at, limits);
                 bytes = there.ok_or_else(|| broken(Rule::XattrValue, shown()))?;
             }
-            listed += prefix + length + 1 + bytes;
+            names += prefix + length + 1;
+            values += bytes;
+            if names > NAMES {
+                return Err(broken(Rule::LimitXattr, format!("names of more than {NAMES} bytes")));
+            }
         }
         // mksquashfs states the latter, Grus and others the former; the kernel looks at neither.
-        let stored = at - begin;
+        let (stored, listed) = (at - begin, names + values);
         match [stored, listed].contains(&(size as usize)) {
             true => Ok(stored),
             false => Err(broken(Rule::XattrSize, format!("{stored} or {listed} bytes, not {size}"))),
