@@ -46,6 +46,7 @@ mod sys;
 mod timing;
 mod trust;
 mod upper;
+mod validated;
 mod verify;
 mod volatile;
 

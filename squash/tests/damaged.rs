@@ -159,7 +159,7 @@ const LISTINGS: &[(Rule, Damage)] = &[
     (Rule::Links, |i| i.put32(i.inode("a") + 40, 3)),
     (Rule::Links, |i| i.put32(i.inode("link") + 16, 2)),
     (Rule::Links, |i| i.put32(i.inode("fifo") + 16, 0)),
-    (Rule::DirectoryLinks, |i| i.put32(i.inode("d") + 20, 2)),
+    (Rule::DirectoryLinks, |i| i.put32(i.inode("d") + 20, 4)),
     (Rule::Cycle, |i| {
         let (d, e, g) = (i.inode("d"), i.inode("d/e"), i.inode("d/e/g"));
         i.lead("d/e/g", d);

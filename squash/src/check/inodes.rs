@@ -26,9 +26,10 @@ pub(super) struct Inode {
     pub(super) links: u32,
     /// Names that were found to lead to it.
     pub(super) names: u32,
-    /// A directory's parent, as it says, and directories that were found in it.
+    /// A directory's parent, as it says; directories, and names of all kinds, that were found in it.
     pub(super) parent: u32,
     pub(super) below: u32,
+    pub(super) entries: u32,
     /// A directory's distance from the root, once that is known.
     pub(super) depth: u32,
     /// 0 where no inode has this number.

@@ -134,9 +134,12 @@ fn note(inodes: &mut Inodes, parent: u32, entry: &Entry<'_>, at: u64) -> Checked
         return broken(Rule::EntryType, format!("{}, not {}", entry.kind, inode.kind));
     }
     inode.names = inode.names.saturating_add(1);
-    if inode.kind != DIRECTORY {
+    let directory = inode.kind == DIRECTORY;
+    inodes.all[parent as usize].entries += 1;
+    if !directory {
         return Ok(());
     }
+    let inode = &inodes.all[entry.number as usize];
     if entry.number == inodes.root {
         return broken(Rule::RootNamed, String::new());
     }

@@ -18,8 +18,10 @@ pub(super) fn read(inodes: &mut Inodes, limits: &Limits) -> Checked {
             return Err(Rule::Unnamed.of(number, ""));
         }
         if inode.kind == DIRECTORY {
-            // Each of the directories in it links to it, and so do its name and its `.`.
-            if inode.links != inode.below.saturating_add(2) {
+            // Each of the directories in it links to it, and so do its name and its `.`; squashfs-tools-ng counts all that
+            // is in it.
+            let links = [inode.below, inode.entries].map(|below| below.saturating_add(2));
+            if !links.contains(&inode.links) {
                 let detail = format!("{}, with {} directories in it", inode.links, inode.below);
                 return Err(Rule::DirectoryLinks.of(number, detail));
             }
