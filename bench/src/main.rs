@@ -20,7 +20,11 @@ fn main() -> ExitCode {
         ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
         ["read", ref words @ ..] => launch::read_once(words),
         ["first", ref words @ ..] => launch::first_once(words),
-        _ => Err(anyhow::anyhow!("usage: grus-bench launch|pagein\n       {}\n       {}", mpi::USAGE, pull::USAGE)),
+        _ => Err(anyhow::anyhow!(
+            "usage: grus-bench launch|pagein\n       {}\n       {}",
+            mpi::USAGE,
+            pull::USAGE
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

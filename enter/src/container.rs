@@ -111,9 +111,8 @@ impl Container {
     /// reached by one (`/proc/self/fd/7`), until execve(2) closes it. For a task that has joined (task_init).
     pub fn change_directory(&self, directory: &AbsPath) -> Result<(), String> {
         let opened = open(directory.as_path(), OFlags::PATH | OFlags::DIRECTORY);
-        let changed = opened.and_then(|directory| {
-            rustix::process::fchdir(directory).map_err(|e| Broken::new("fchdir", e))
-        });
+        let changed = opened
+            .and_then(|directory| rustix::process::fchdir(directory).map_err(|e| Broken::new("fchdir", e)));
         changed.map_err(|broken| match broken.errno {
             rustix::io::Errno::LOOP => "it leads through a link of /proc, or too many links".into(),
             errno => reason(errno),
@@ -127,6 +126,14 @@ impl Container {
                 &ruling.in_use
             }
             _ => &[],
+        }
+    }
+
+    /// The end of the step: a server that its user has stopped goes on, sees that the mount goes, and ends. It is not
+    /// killed, as others may have joined the container.
+    pub fn let_servers_go_on(&self) {
+        for server in &self.servers {
+            let _ = rustix::process::pidfd_send_signal(&server.watch, rustix::process::Signal::CONT);
         }
     }
 

@@ -182,7 +182,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd) -> Called<()> {
 }
 
 /// Waits for a process's end; false if its time is over, or the whole build's.
-pub(crate) fn ends(pid: rustix::process::Pid, end: Instant, deadline: &Deadline) -> Called<bool> {
+fn ends(pid: rustix::process::Pid, end: Instant, deadline: &Deadline) -> Called<bool> {
     let watch = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Broken::new("pidfd_open", e))?;
     // In short turns, as the caller may lose patience in between.
     let turn = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };

@@ -195,7 +195,7 @@ fn image(
     progress.at(Phase::Image);
     clock.enter(Phase::Image);
     let (path, image, meta) = open(inputs, credentials)?;
-    let how = image.how(path.as_path(), &inputs.site)?;
+    let how = image.how(path.as_path(), &inputs.site, &fuse::Owner::of(inputs))?;
     progress.at(Phase::Cache);
     clock.enter(Phase::Cache);
     let (image, how, cache) = cached(image, how, inputs, deadline);

@@ -47,6 +47,7 @@ mod sys;
 mod timing;
 mod trust;
 mod upper;
+mod validated;
 mod verify;
 mod volatile;
 

@@ -94,7 +94,8 @@ impl Step {
             | Hook::TaskInitPrivileged
             | Hook::TaskPostFork
             | Hook::TaskInit
-            | Hook::JobEpilog => Step::failed(refusal),
+            | Hook::JobEpilog
+            | Hook::Exit => Step::failed(refusal),
         };
         if hook == Hook::TaskInit {
             self.enter_or_end(spank);
@@ -159,6 +160,13 @@ impl Step {
         let Step::Ready(ready) = self else { return };
         if let Some(save) = &mut ready.save {
             save.task_started(spank);
+        }
+    }
+
+    /// exit, in slurmstepd.
+    pub fn ended(&self) {
+        if let Step::Ready(ready) = self {
+            ready.container.let_servers_go_on();
         }
     }
 

@@ -100,8 +100,7 @@ fn prepare(cluster: &Cluster) -> Result<(PathBuf, PathBuf, PathBuf)> {
 fn once(account: &Account, image: &Path, site: &str) -> Result<[f64; 3]> {
     let ids = [account.uid.to_string(), account.gid.to_string()];
     let me = std::env::current_exe()?;
-    let output =
-        Command::new(&me).arg("read").arg(image).args(ids).arg(&account.home).arg(site).output()?;
+    let output = Command::new(&me).arg("read").arg(image).args(ids).arg(&account.home).arg(site).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
     let times = text.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;

@@ -9,7 +9,6 @@
 //! part of one, also after a crash. One copy is made at a time; who finds another at work does not wait. Nothing here
 //! fails a launch: without a copy, the image is served by squashfuse.
 
-mod check;
 mod room;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use grus_core::digest::Digest;
+use grus_core::refusal::Cause;
 use grus_core::site::Site;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -24,11 +24,16 @@ use sha2::Digest as _;
 
 use crate::call::{open_own, proc_path, shown, stat, Broken, Called};
 use crate::deadline::Deadline;
-use crate::failure::reason;
+use crate::failure::{reason, Failure};
+use crate::fuse::Owner;
 use crate::trust::{is_on_fuse, is_regular, why_not_kernels};
+use crate::validated;
 
-/// How long a copy and its check may take: what is left of a launch's time is for a server.
+/// How long a copy may take, and its check: what is left of a launch's time is for a server.
 const TIME: Duration = Duration::from_secs(30);
+
+/// Whose id the check has: near the end of the numbers, where no name service has anybody, and not -1 or -2.
+const NOBODY: u32 = 0xffff_fff0;
 
 /// Bytes that are read, hashed and written at once.
 const PART: usize = 1 << 20;
@@ -125,7 +130,7 @@ impl<'a> Cache<'a> {
         if self.key(image)?.0 != key {
             return Ok(Answer::None("the image changed while it was copied".into()));
         }
-        self.publish(&key, copy, &digest, deadline)
+        self.publish(&key, copy, &digest)
     }
 
     /// One user's name for this state of the file, and its size.
@@ -210,17 +215,19 @@ impl<'a> Cache<'a> {
     }
 
     /// Gives a checked copy its names; or, where there is one of the same content, that one another name.
-    fn publish(&self, key: &str, copy: OwnedFd, digest: &Digest, deadline: &Deadline) -> Called<Answer> {
+    fn publish(&self, key: &str, copy: OwnedFd, digest: &Digest) -> Called<Answer> {
         let hex = digest.hex();
         let broken = |e| Broken::new("linkat(copy)", e);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let (file, how) = match rustix::fs::openat(&self.images, hex, flags, Mode::empty()) {
             Ok(there) => (there, "found by its content"),
             Err(Errno::NOENT) => {
-                match check::passes(&copy, self.site, deadline) {
-                    Ok(true) => {}
-                    Ok(false) => return self.refused(key, "grus verify refuses it".into()),
-                    Err(why) => return Ok(Answer::None(why)),
+                match self.check(&copy) {
+                    Ok(()) => {}
+                    Err(Failure::Refused(why)) if why.cause == Cause::Image => {
+                        return self.refused(key, why.what)
+                    }
+                    Err(failure) => return Ok(Answer::None(failure.what())),
                 }
                 let follow = AtFlags::SYMLINK_FOLLOW;
                 rustix::fs::linkat(rustix::fs::CWD, proc_path(&copy), &self.images, hex, follow)
@@ -231,6 +238,13 @@ impl<'a> Cache<'a> {
         };
         rustix::fs::linkat(&self.images, hex, &self.known, key, AtFlags::empty()).map_err(broken)?;
         Ok(Answer::Copy(file, how))
+    }
+
+    /// Whether a kernel parser may meet the copy: hostile bytes are hostile under any name. `grus verify` reads it in a
+    /// process that has no rights at all, so that the user cannot reach it, and what it parses cannot reach slurmstepd.
+    fn check(&self, copy: &OwnedFd) -> Result<(), Failure> {
+        let nobody = Owner { uid: NOBODY, gid: NOBODY, gids: &[] };
+        validated::check(copy, Path::new("of the user's"), self.site, &nobody, TIME)
     }
 
     /// Notes why this one is not for the cache, so that it is not copied at each launch.

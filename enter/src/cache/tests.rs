@@ -136,15 +136,15 @@ fn what_does_not_pass_is_not_for_the_kernel_and_not_tried_again() {
     let Some(mut lab) = Lab::new() else { return };
     let image = lab.image("one", b'x', MIB);
     lab.verify("exit 65");
-    lab.none(&image, "grus verify refuses it");
+    lab.none(&image, "is no valid SquashFS image");
     // Remembered, even if the next one would let it pass.
     lab.verify("exit 0");
-    lab.none(&image, "grus verify refuses it");
+    lab.none(&image, "is no valid SquashFS image");
     assert_eq!(lab.names("images"), [PathBuf::new(); 0]);
     // What cannot be told is no verdict.
     let image = lab.image("late", b'l', MIB);
     lab.verify("exit 2");
-    lab.none(&image, "grus verify ended with status 2");
+    lab.none(&image, "it ended without a word");
     lab.verify("exit 0");
     drop(lab.copy(&image, UID, "made"));
     lab.site.pull.command = AbsPath::parse("/no/such/grus").expect("a path");
