@@ -3,6 +3,7 @@
 
 mod extras;
 mod first;
+mod pagein;
 mod setup;
 mod steps;
 
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::figures::{print_load, rounded};
 
 pub use first::once as first_once;
+pub use pagein::{read_once, run as run_pagein};
 pub use setup::join_once;
 
 /// The image: small, so that the launch is measured and not its pages.
@@ -55,7 +57,7 @@ pub fn run() -> Result<()> {
         "setup_over_floor": rounded(setup.kernel.median() / setup.floor.median(), 3),
         "rank_us": rounded(setup.join.median(), 1),
         "step_overhead_ms": rounded(steps.kernel.minus(&steps.bare).median(), 2),
-        "fuse_extra_ms": rounded((setup.fuse.median() - setup.kernel.median()) / 1e3, 2),
+        "fuse_launch_extra_ms": rounded((setup.fuse.median() - setup.kernel.median()) / 1e3, 2),
         "no_option_overhead_ms": rounded(steps.idle.minus(&steps.bare).median(), 2),
         "pyxis_over_grus": pyxis,
         "swap_libraries": swap.libraries,

@@ -13,12 +13,18 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["launch"] => launch::run(),
+        ["pagein"] => launch::run_pagein(),
         ["mpi", ref options @ ..] => mpi::run(options),
         ["pull", ref options @ ..] => pull::run(options),
-        // Processes of their own for one measurement of `launch`.
+        // Processes of their own for one measurement of `launch` or `pagein`.
         ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
+        ["read", ref words @ ..] => launch::read_once(words),
         ["first", ref words @ ..] => launch::first_once(words),
-        _ => Err(anyhow::anyhow!("usage: grus-bench launch\n       {}\n       {}", mpi::USAGE, pull::USAGE)),
+        _ => Err(anyhow::anyhow!(
+            "usage: grus-bench launch|pagein\n       {}\n       {}",
+            mpi::USAGE,
+            pull::USAGE
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

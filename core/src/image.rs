@@ -30,6 +30,9 @@ pub struct ImageMeta {
     pub created: Option<String>,
     /// Size of the SquashFS file in bytes.
     pub size: u64,
+    /// Digest of the SquashFS file, where it was known for nothing: an imported one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Digest>,
     /// Size of the tree's files in bytes.
     #[serde(default)]
     pub unpacked_size: u64,
@@ -127,6 +130,7 @@ mod tests {
             platform: Platform::parse("linux/arm64").expect("static"),
             created: None,
             size: 1,
+            content: None,
             unpacked_size: 2,
             config: ImageConfig { env: vec!["A=b=c".into(), "X".into(), "=y".into()], ..Default::default() },
             layers: vec![],

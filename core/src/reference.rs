@@ -72,11 +72,19 @@ impl Reference {
 
     /// As a user would type it: Docker Hub and `library/` left out.
     pub fn familiar(&self) -> String {
-        let name = match self.registry == DOCKER_HUB {
-            true => self.repository.strip_prefix("library/").unwrap_or(&self.repository).to_owned(),
-            false => self.name(),
-        };
-        self.with_suffix(name)
+        self.with_suffix(self.familiar_name())
+    }
+
+    /// The same without tag and digest. What is left out is what [`Reference::parse`] adds, and never more.
+    pub fn familiar_name(&self) -> String {
+        if self.registry != DOCKER_HUB {
+            return self.name();
+        }
+        match (self.repository.strip_prefix("library/"), self.repository.split_once('/')) {
+            (Some(rest), _) if !rest.contains('/') => rest.to_owned(),
+            (None, Some((first, _))) if !is_registry(first) => self.repository.clone(),
+            _ => self.name(),
+        }
     }
 
     /// `registry/repository`, without tag and digest.

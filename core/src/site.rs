@@ -30,6 +30,16 @@ pub enum UserImages {
     Refuse,
 }
 
+/// Which system calls tasks lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seccomp {
+    /// None.
+    None,
+    /// Those that reach deep into the kernel.
+    Default,
+}
+
 /// The site's choices, complete: what no file sets has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -58,6 +68,8 @@ pub struct Site {
     pub mpi: Mpi,
     /// `[security]`
     pub security: Security,
+    /// `[node-cache]`
+    pub node_cache: NodeCache,
     /// `[batch]`
     pub batch: Batch,
 }
@@ -185,8 +197,22 @@ pub struct Mpi {
 pub struct Security {
     /// How images that users can write are mounted.
     pub user_images: UserImages,
+    /// Which system calls tasks lack.
+    pub seccomp: Seccomp,
     /// The squashfuse_ll program.
     pub squashfuse: AbsPath,
+}
+
+/// Copies of users' images on each node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NodeCache {
+    /// Where they are; None: there are none.
+    #[serde(deserialize_with = "path_or_none")]
+    pub dir: Option<AbsPath>,
+    /// How much they may hold together.
+    #[serde(deserialize_with = "size_of_text")]
+    pub size: Size,
 }
 
 /// Batch scripts (D4).

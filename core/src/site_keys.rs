@@ -204,12 +204,39 @@ pub const KEYS: &[Key] = &[
         name: "security.user-images",
         default: "\"fuse\"",
         text: "How images that a user can write are mounted: \"fuse\" by squashfuse_ll as that user, \"kernel\" by \
-               the kernel's SquashFS (the site then trusts its users with a kernel parser), \"refuse\" not at all.",
+               the kernel's SquashFS (the site then trusts its users with a kernel parser; the file is checked first by \
+               pull.command, which root alone must be able to write, and a user can change it afterwards), \
+               \"refuse\" not at all. The kernel mounts without further ado what root alone can write: the file, every directory above it, and \
+               a file system of the node's own, or the system repository on any other.",
+    },
+    Key {
+        name: "security.seccomp",
+        default: "\"none\"",
+        text: "Which system calls tasks in containers lack: \"none\", or \"default\", those that reach deep into the \
+               kernel and that programs for computing rarely need: keys (keyctl), bpf, perf_event_open, userfaultfd, \
+               io_uring, mounts, modules and kexec, and all calls of another architecture, such as 32-bit programs'. \
+               They fail with ENOSYS. no_new_privs is always set.",
     },
     Key {
         name: "security.squashfuse",
         default: "\"/usr/bin/squashfuse_ll\"",
         text: "The squashfuse_ll program. It must be owned by root and not writable by others.",
+    },
+    Key {
+        name: "node-cache.dir",
+        default: "\"\"",
+        text: "A directory on the node's own disk for copies of users' images, which the kernel then mounts: as fast as \
+               the system repository's, from the second launch on a node. A copy is root's, named by its content, \
+               and used only after 'grus verify' (pull.command), run without any rights, has found nothing in it that \
+               a kernel parser should not meet; other images are served as security.user-images says. It matters \
+               with \"fuse\" only. root alone may have access; missing subdirectories are made. Empty: there is no \
+               cache.",
+    },
+    Key {
+        name: "node-cache.size",
+        default: "\"100g\"",
+        text: "How much the node's cache may hold, in bytes with k, m, g or t. The copies used least recently make \
+               room; those in use stay.",
     },
     Key {
         name: "batch.container",

@@ -26,21 +26,31 @@ fn later_files_replace_values_and_add_to_lists() {
     assert_eq!(site.environment.set.len(), 2);
 }
 
+const HOSTILE_SITES: &[(&str, &str)] = &[
+    ("[mounts]\nhoem = true", "unknown key 'mounts.hoem'; did you mean 'mounts.home'?"),
+    ("[mount]\nhome = true", "unknown key 'mount'; did you mean 'mounts'?"),
+    ("bananas = 1", "unknown key 'bananas'"),
+    ("[mounts]\nhome = 'yes'", "invalid type: string \"yes\", expected a boolean"),
+    ("[security]\nuser-images = 'x'", "unknown variant `x`, expected one of `fuse`, `kernel`, `refuse`"),
+    ("[mounts]\nsite = ['/a:b']", "mount '/a:b': 'b' is not an absolute path"),
+    ("[volatile]\nsize = 'big'", "volatile.size: 'big' is not a size such as 8g or 50%"),
+    ("[volatile]\nsize = '0%'", "volatile.size: '0%' is not a size such as 8g or 50%"),
+    ("[scratch]\nsize-limit = '50%'", "scratch.size-limit: '50%' is not a size"),
+    ("[scratch]\ndir = 'local'", "scratch.dir: 'local' is not an absolute path"),
+    ("[security]\nsquashfuse = 'squashfuse_ll'", "'squashfuse_ll' is not an absolute path"),
+    ("[security]\nseccomp = 'all'", "unknown variant `all`, expected `none` or `default`"),
+    ("[node-cache]\nsize = '50%'", "node-cache.size: '50%' is not a size"),
+    ("[node-cache]\ndir = '../cache'", "node-cache.dir: '../cache' is not an absolute path"),
+    ("[named]\ndir = '/run/../grus'", "named.dir: '/run/../grus' has '..' in it"),
+    ("[pull]\ncommand = ''", "'' is not an absolute path"),
+    ("[pull]\ncommand = ['/bin/sh', '-c']", "invalid type: sequence, expected a string"),
+    ("[environment]\nset = 'LD_PRELOAD=/x'", "invalid type: string \"LD_PRELOAD=/x\", expected a map"),
+    ("[mounts]\nhome = true\nhome = false", "duplicate key"),
+];
+
 #[test]
 fn what_is_wrong_is_named_with_its_file() {
-    for (text, why) in [
-        ("[mounts]\nhoem = true", "unknown key 'mounts.hoem'; did you mean 'mounts.home'?"),
-        ("[mount]\nhome = true", "unknown key 'mount'; did you mean 'mounts'?"),
-        ("bananas = 1", "unknown key 'bananas'"),
-        ("[mounts]\nhome = 'yes'", "invalid type: string \"yes\", expected a boolean"),
-        ("[security]\nuser-images = 'x'", "unknown variant `x`, expected one of `fuse`, `kernel`, `refuse`"),
-        ("[mounts]\nsite = ['/a:b']", "mount '/a:b': 'b' is not an absolute path"),
-        ("[volatile]\nsize = 'big'", "volatile.size: 'big' is not a size such as 8g or 50%"),
-        ("[volatile]\nsize = '0%'", "volatile.size: '0%' is not a size such as 8g or 50%"),
-        ("[scratch]\nsize-limit = '50%'", "scratch.size-limit: '50%' is not a size"),
-        ("[scratch]\ndir = 'local'", "scratch.dir: 'local' is not an absolute path"),
-        ("[security]\nsquashfuse = 'squashfuse_ll'", "'squashfuse_ll' is not an absolute path"),
-    ] {
+    for (text, why) in HOSTILE_SITES.iter().copied() {
         let refusal = site(text).expect_err(text);
         assert!(refusal.what.starts_with("the site file grus.toml is wrong: "), "{refusal}");
         assert!(refusal.what.ends_with(why), "{refusal}");

@@ -8,6 +8,11 @@ use grus_core::Refusal;
 use crate::failure::reason;
 use crate::sys;
 
+/// The login name of `uid`, where the name service knows one.
+pub fn name(uid: u32) -> Option<String> {
+    sys::account(uid).ok().flatten().map(|(name, ..)| name)
+}
+
 /// The user of `uid` with primary group `gid` and supplementary groups `gids`, with all names.
 ///
 /// A group without a name is kept by its number; a user without an account is refused, since home and name

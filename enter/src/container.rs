@@ -4,14 +4,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use grus_core::image::ImageMeta;
+use grus_core::path::AbsPath;
 use grus_core::plan::LaunchPlan;
+use grus_core::site::Seccomp;
 use grus_core::swap::{InUse, Ruling};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::process::getuid;
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
-use crate::failure::{Failed, Failure, Phase};
-use crate::fake::filter;
+use crate::call::{open, Broken};
+use crate::failure::{reason, Failed, Failure, Phase};
+use crate::filter::{denied, faked};
 use crate::namespaces::Owned;
 use crate::sys::filter_calls;
 
@@ -32,6 +36,10 @@ pub struct Container {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
+    /// What the node's cache said, where it was asked.
+    pub cache: Option<String>,
+    /// Which calls tasks lack.
+    pub(crate) seccomp: Seccomp,
     /// Other namespaces of the container's own.
     pub(crate) others: Vec<Owned>,
     /// The user namespace in which the user is root, where one was asked for.
@@ -85,7 +93,30 @@ impl Container {
         if !getuid().is_root() {
             return Err(failed("getuid() after setns(CLONE_NEWUSER)", rustix::io::Errno::PERM));
         }
-        filter_calls(&mut filter()).map_err(|broken| failed(&broken.call, broken.errno))
+        filter_calls(&mut faked()).map_err(|broken| failed(&broken.call, broken.errno))
+    }
+
+    /// Takes calls away from the calling task, where the site wants that, for good. For a task that has joined, and
+    /// needs none of them itself any more (task_init).
+    pub fn deny_calls(&self) -> Result<(), Failure> {
+        match self.seccomp {
+            Seccomp::None => Ok(()),
+            Seccomp::Default => {
+                filter_calls(&mut denied()).map_err(|broken| failed(&broken.call, broken.errno))
+            }
+        }
+    }
+
+    /// Changes to a directory of the container's, as the task and through no magic link: what slurmstepd has open would be
+    /// reached by one (`/proc/self/fd/7`), until execve(2) closes it. For a task that has joined (task_init).
+    pub fn change_directory(&self, directory: &AbsPath) -> Result<(), String> {
+        let opened = open(directory.as_path(), OFlags::PATH | OFlags::DIRECTORY);
+        let changed = opened
+            .and_then(|directory| rustix::process::fchdir(directory).map_err(|e| Broken::new("fchdir", e)));
+        changed.map_err(|broken| match broken.errno {
+            rustix::io::Errno::LOOP => "it leads through a link of /proc, or too many links".into(),
+            errno => reason(errno),
+        })
     }
 
     /// The MPIs that tasks run on, as far as they are known: a swap that was not carried out tells nothing of them.
@@ -95,6 +126,14 @@ impl Container {
                 &ruling.in_use
             }
             _ => &[],
+        }
+    }
+
+    /// The end of the step: a server that its user has stopped goes on, sees that the mount goes, and ends. It is not
+    /// killed, as others may have joined the container.
+    pub fn let_servers_go_on(&self) {
+        for server in &self.servers {
+            let _ = rustix::process::pidfd_send_signal(&server.watch, rustix::process::Signal::CONT);
         }
     }
 

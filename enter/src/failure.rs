@@ -17,6 +17,8 @@ pub enum Phase {
     Credentials,
     /// Opening and judging the image.
     Image,
+    /// Looking for a copy of the image in the node's cache, or making one.
+    Cache,
     /// Mounting the image.
     Mount,
     /// Taking or making a container that the job keeps.
@@ -51,6 +53,7 @@ impl fmt::Display for Phase {
             Phase::Handover => "cannot build the container",
             Phase::Credentials => "cannot act as the user",
             Phase::Image => "cannot open the image",
+            Phase::Cache => "cannot use the node's cache",
             Phase::Mount => "cannot mount the image",
             Phase::Kept => "cannot take the named container",
             Phase::Running => "cannot join the running step",

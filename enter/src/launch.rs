@@ -13,6 +13,7 @@ use rustix::process::Pid;
 
 use crate::apply::{apply, Act, Root};
 use crate::builder::Inputs;
+use crate::cache::{self, Answer};
 use crate::call::During;
 use crate::container::Container;
 use crate::credentials::Credentials;
@@ -47,6 +48,8 @@ pub(crate) struct Ground {
     pub server: Option<OwnedFd>,
     /// That process, if it was started here.
     pub pid: Option<Pid>,
+    /// What the node's cache said, where it was asked.
+    pub cache: Option<String>,
 }
 
 /// How far a build is, told to whoever waits for it.
@@ -86,11 +89,11 @@ pub(crate) fn container(
     clock.enter(Phase::Handover);
     follow()?;
     let ground = match keeper {
-        None => image(&inputs, &credentials, &mut clock, &progress)?,
+        None => image(&inputs, &credentials, deadline, &mut clock, &progress)?,
         Some(keeper) => {
             clock.enter(Phase::Kept);
             progress.at(Phase::Kept);
-            let image = || image(&inputs, &credentials, &mut clock, &progress);
+            let image = || image(&inputs, &credentials, deadline, &mut clock, &progress);
             let kept = keeper.take(&inputs, || volatile(&inputs, true, deadline), deadline, image)?;
             // Its server is for all steps, and does not end with this one.
             progress.servers.take();
@@ -114,7 +117,7 @@ fn on(
     mut clock: Clock,
     progress: &Progress<impl Fn(Phase, &[Pid])>,
 ) -> Result<Container, Failure> {
-    let Ground { root, how, meta, server, .. } = ground;
+    let Ground { root, how, meta, server, cache, .. } = ground;
     progress.at(Phase::Plan);
     clock.enter(Phase::Plan);
     let sources = Sources::new(credentials);
@@ -156,7 +159,21 @@ fn on(
     let told = running::told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Verify)?;
     let servers = maker.servers.into_inner();
     let timings = clock.stop();
-    Ok(Container { namespace, others, user, saved, plan, ruling, meta, timings, servers, told })
+    let seccomp = inputs.site.security.seccomp;
+    Ok(Container {
+        namespace,
+        others,
+        user,
+        saved,
+        plan,
+        ruling,
+        meta,
+        timings,
+        cache,
+        seccomp,
+        servers,
+        told,
+    })
 }
 
 /// How directories are made writable for this user, with a storage if there are any.
@@ -171,13 +188,17 @@ fn volatile(inputs: &Inputs, any: bool, deadline: &Deadline) -> Result<Volatile,
 fn image(
     inputs: &Inputs,
     credentials: &Credentials,
+    deadline: &Deadline,
     clock: &mut Clock,
     progress: &Progress<impl Fn(Phase, &[Pid])>,
 ) -> Result<Ground, Failure> {
     progress.at(Phase::Image);
     clock.enter(Phase::Image);
     let (path, image, meta) = open(inputs, credentials)?;
-    let how = image.how(path.as_path(), &inputs.site)?;
+    let how = image.how(path.as_path(), &inputs.site, &fuse::Owner::of(inputs))?;
+    progress.at(Phase::Cache);
+    clock.enter(Phase::Cache);
+    let (image, how, cache) = cached(image, how, inputs, deadline);
     progress.at(Phase::Mount);
     clock.enter(Phase::Mount);
     let pid = std::cell::Cell::new(None);
@@ -185,7 +206,19 @@ fn image(
         pid.set(Some(started));
         progress.started(Phase::Mount, started);
     })?;
-    Ok(Ground { root: Root::Image(mount), image: path, how, meta, server, pid: pid.get() })
+    Ok(Ground { root: Root::Image(mount), image: path, how, meta, server, pid: pid.get(), cache })
+}
+
+/// The node's copy of an image that would else be served, where there is one or one can be made.
+fn cached(image: Image, how: How, inputs: &Inputs, deadline: &Deadline) -> (Image, How, Option<String>) {
+    if how != How::Fuse {
+        return (image, how, None);
+    }
+    match cache::copy_of(&image.file, &inputs.site, inputs.uid, deadline) {
+        Some(Answer::Copy(file, told)) => (Image { file }, How::Cached, Some(told.into())),
+        Some(Answer::None(why)) => (image, how, Some(why)),
+        None => (image, how, None),
+    }
 }
 
 /// The image's name, for messages.
@@ -223,7 +256,7 @@ fn mount(
     started: impl FnOnce(Pid),
 ) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
     match how {
-        How::Kernel => {
+        How::Kernel | How::Cached => {
             let mount = loopdev::mount(&image.file, path.as_path()).during(Phase::Mount)?;
             Ok((mount, None))
         }

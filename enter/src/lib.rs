@@ -12,6 +12,7 @@
 pub mod account;
 mod apply;
 mod builder;
+mod cache;
 mod call;
 mod container;
 mod credentials;
@@ -19,7 +20,7 @@ mod deadline;
 mod disk;
 mod empty;
 mod failure;
-mod fake;
+mod filter;
 mod fuse;
 mod image;
 mod kept;
@@ -46,6 +47,7 @@ mod sys;
 mod timing;
 mod trust;
 mod upper;
+mod validated;
 mod verify;
 mod volatile;
 

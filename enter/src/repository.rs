@@ -191,6 +191,7 @@ mod tests {
                 platform: platform.clone(),
                 created: None,
                 size: 1,
+                content: None,
                 unpacked_size: 1,
                 config: Default::default(),
                 layers: vec![],

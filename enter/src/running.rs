@@ -98,6 +98,8 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         ruling: None,
         meta: None,
         timings,
+        cache: None,
+        seccomp: inputs.site.security.seccomp,
         servers: vec![],
         told,
     })

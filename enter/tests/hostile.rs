@@ -19,15 +19,24 @@ fn replace(tree: &Path, name: &str, target: &str) {
     symlink(target, at).expect("tree");
 }
 
+/// What the image's /data is a link to; all mean its own /opt/app.
+const HOSTILE_LINKS: &[&str] = &[
+    "../../../../../../opt/app",
+    "/opt/app",
+    "opt/./app",
+    "/usr/../opt/app",
+    "../opt/app/sub/..",
+    "opt/app/sub/../../../../../opt/app",
+    "/./../opt//app/",
+];
+
 #[test]
 fn destinations_through_links_stay_inside() {
     let lab = lab!();
     let source = lab.dir("source", 0o755);
     fs::write(source.join("mark"), "").expect("lab");
     let outside = lab.dir("outside", 0o755);
-    let targets =
-        ["../../../../../../opt/app", "/opt/app", "opt/./app", "/usr/../opt/app", "../opt/app/sub/.."];
-    for (number, target) in targets.iter().enumerate() {
+    for (number, target) in HOSTILE_LINKS.iter().enumerate() {
         let image = lab.image(&format!("i{number}"), |tree| replace(tree, "data", target));
         let before = mounts(&lab);
         let contain = Contain::new(&image).root().mount(&format!("{}:/data", source.display()));
@@ -57,13 +66,24 @@ fn links_into_proc_lead_nowhere() {
     assert_eq!(fs::read_dir(&outside).expect("lab").count(), 0);
 }
 
+/// What the image's /etc is a link to.
+const HOSTILE_ETC: &[&str] = &[
+    "/proc/1/root/etc",
+    "/proc/self/root/etc",
+    "../../../../etc",
+    "loop-a",
+    "/proc/self/cwd",
+    "/dev",
+    "proc",
+];
+
 #[test]
 fn a_hostile_etc_cannot_place_or_read_files_of_the_host() {
     let lab = lab!();
     let secret = lab.file("secret", "root:x:0:0:SECRET:/:/bin/sh\n", 0o600);
     let before = mounts(&lab);
     let host = fs::read_to_string("/etc/passwd").expect("etc");
-    for target in ["/proc/1/root/etc", "/proc/self/root/etc", "../../../../etc", "loop-a"] {
+    for target in HOSTILE_ETC {
         let name = target.replace('/', "_");
         let image = lab.image(&name, |tree| {
             replace(tree, "etc", target);
@@ -80,14 +100,18 @@ fn a_hostile_etc_cannot_place_or_read_files_of_the_host() {
     assert!(!out.contains("SECRET") && out.contains("tester"), "{out}");
 }
 
+/// What is in place of the image's passwd, and what makes it.
+const HOSTILE_PASSWD: &[(&str, &[&str])] = &[
+    ("fifo", &["mkfifo"]),
+    ("device", &["mknod", "c", "5", "0"]),
+    ("endless", &["mknod", "c", "1", "5"]),
+    ("huge", &["truncate", "-s", "2M"]),
+];
+
 #[test]
 fn odd_files_in_place_of_passwd_do_not_hang_a_launch() {
     let lab = lab!();
-    for (name, make) in [
-        ("fifo", &["mkfifo"][..]),
-        ("device", &["mknod", "c", "5", "0"][..]),
-        ("huge", &["truncate", "-s", "2M"][..]),
-    ] {
+    for (name, make) in HOSTILE_PASSWD {
         let image = lab.image(name, |tree| {
             let passwd = tree.join("etc/passwd").to_string_lossy().into_owned();
             fs::remove_file(&passwd).expect("tree");
@@ -98,7 +122,7 @@ fn odd_files_in_place_of_passwd_do_not_hang_a_launch() {
             };
         });
         let ran = Contain::new(&image).sh("cat /etc/passwd");
-        match name {
+        match *name {
             "huge" => assert!(ran.refused().contains("/etc/passwd of the image is larger than"), "{name}"),
             _ => assert!(ran.ok().starts_with("tester:x:54321:"), "{name}"),
         }
@@ -133,6 +157,18 @@ fn marks_of_overlays_in_an_image_are_not_obeyed() {
     );
 }
 
+/// What a ruling has over the image's files. `AWAY` is a directory of the host; `BELOW` mounts another one below it.
+const HOSTILE_RULINGS: &[(&str, bool)] = &[
+    // A link out of the container, and another one below it.
+    (r#""/opt/new":"AWAY","/opt/new/below":"/x""#, false),
+    // A mount point below it, which is made before the link or after it.
+    (r#""/opt/new":"AWAY""#, true),
+    // The directory of all other links.
+    (r#""/run":"AWAY""#, false),
+    (r#""/run/grus":"AWAY""#, false),
+    (r#""/run/grus/lib":"AWAY""#, false),
+];
+
 #[test]
 fn a_ruling_cannot_make_anything_outside_the_container() {
     let lab = lab!();
@@ -141,16 +177,8 @@ fn a_ruling_cannot_make_anything_outside_the_container() {
     fs::write(host.join("lib.so"), "").expect("lab");
     let image = lab.image("a", |tree| fs::create_dir_all(tree.join("run")).expect("tree"));
     let (away, below) = (outside.to_string_lossy(), format!("{}:/opt/new/below", host.display()));
-    for (over, mount) in [
-        // A link out of the container, and another one below it.
-        (format!(r#""/opt/new":"{away}","/opt/new/below":"/x""#), None),
-        // A mount point below it, which is made before the link or after it.
-        (format!(r#""/opt/new":"{away}""#), Some(&below)),
-        // The directory of all other links.
-        (format!(r#""/run":"{away}""#), None),
-        (format!(r#""/run/grus":"{away}""#), None),
-        (format!(r#""/run/grus/lib":"{away}""#), None),
-    ] {
+    for (over, mount) in HOSTILE_RULINGS {
+        let (over, mount) = (over.replace("AWAY", &away), mount.then_some(&below));
         let ruling = format!(
             r#"{{"format":1,"profiles":null,"in_use":[],"swap":{{"extent":"mpi","stack":"test","machine":"x86_64",
             "over":{{{over}}},"links":{{"lib.so":"/run/grus/host/lib.so"}},"cached":[],"needs":[],"library_path":null,

@@ -123,6 +123,18 @@ fn a_squashfs_file_is_mounted_by_the_rule_of_images() {
     assert!(err.contains("owned by user id 54321"), "{err}");
 }
 
+/// What is in place of a data set, and what is said of it.
+const HOSTILE_SETS: &[(&str, &str)] = &[
+    ("text", "it is not a SquashFS file"),
+    ("closed", "closed: Permission denied"),
+    ("dir", "it is not a file"),
+    ("cut", "is truncated: "),
+    ("fifo", "it is not a file"),
+    ("null", "it is not a file"),
+    ("magic", "it leads through a link of /proc"),
+    ("none", "No such file or directory"),
+];
+
 #[test]
 fn what_is_no_squashfs_file_is_refused_before_any_mount() {
     let lab = lab!();
@@ -138,16 +150,7 @@ fn what_is_no_squashfs_file_is_refused_before_any_mount() {
     run("mkfifo", &["-m", "666", &lab.path("fifo").to_string_lossy()]);
     run("mknod", &["-m", "666", &lab.path("null").to_string_lossy(), "c", "1", "3"]);
     symlink("/proc/self/fd/0", lab.path("magic")).expect("lab");
-    for (name, what) in [
-        ("text", "it is not a SquashFS file"),
-        ("closed", "closed: Permission denied"),
-        ("dir", "it is not a file"),
-        ("cut", "is truncated: "),
-        ("fifo", "it is not a file"),
-        ("null", "it is not a file"),
-        ("magic", "it leads through a link of /proc"),
-        ("none", "No such file or directory"),
-    ] {
+    for (name, what) in HOSTILE_SETS {
         let err = mounting(name, "");
         assert!(err.contains(what) && err.contains(name) && err.contains("\nhint: "), "{name}: {err}");
     }

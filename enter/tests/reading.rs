@@ -107,6 +107,7 @@ fn filled(root: &Path) -> (Layout, Digest, Platform) {
         platform: here.clone(),
         created: None,
         size: 8,
+        content: None,
         unpacked_size: 8,
         config: Default::default(),
         layers: vec![],

@@ -112,6 +112,7 @@ fn meta(
         platform,
         created: config.created,
         size: 0,
+        content: None,
         unpacked_size: summary.file_bytes,
         config: config.config.into(),
         layers,

@@ -1,5 +1,4 @@
-//! Owns the look into a SquashFS file without mounting it and without privilege: `grus plan` asks it, and a
-//! foreign file is imported only if it can be read here.
+//! Owns the look into a SquashFS file without mounting it and without privilege: `grus plan` asks it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -47,15 +46,6 @@ impl Tree {
             entries.insert(node.fullpath.clone(), entry);
         }
         Ok(Self { reader, entries, name: name.to_owned() })
-    }
-
-    /// Bytes of all regular files, a hard-linked one counted for each name.
-    pub fn file_bytes(&self) -> u64 {
-        let size = |inner: &InnerNode<_>| match inner {
-            InnerNode::File(file) => backhand::SquashfsFileReader::file_len(file) as u64,
-            _ => 0,
-        };
-        self.reader.files().map(|node| size(&node.inner)).fold(0, u64::saturating_add)
     }
 
     /// The reader of all of it.

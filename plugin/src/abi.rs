@@ -101,6 +101,7 @@ hook!(slurm_spank_task_init, task_init, after note_handle);
 hook!(slurm_spank_task_post_fork, task_post_fork);
 hook!(slurm_spank_task_exit, task_exit);
 hook!(slurm_spank_job_epilog, job_epilog);
+hook!(slurm_spank_exit, exit);
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -130,6 +131,9 @@ unsafe impl Plugin for Grus {
     }
     fn job_epilog(&mut self, spank: &mut SpankHandle) -> Outcome {
         guarded(self, Hook::JobEpilog, spank)
+    }
+    fn exit(&mut self, spank: &mut SpankHandle) -> Outcome {
+        guarded(self, Hook::Exit, spank)
     }
 }
 

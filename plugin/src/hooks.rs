@@ -9,6 +9,7 @@
 //! | task_init            |                 |                 | start, or end without a container     |        |
 //! | task_post_fork       |                 |                 | note its cgroups, if it will be saved |        |
 //! | task_exit            |                 |                 | save; tell of a server that is gone   |        |
+//! | exit                 |                 |                 | let stopped servers see the end       |        |
 //!
 //! `job_epilog` runs in a process of its own at the end of each job on each node, without `init` before it: it takes
 //! away the containers that the job kept (docs/adr/0010).
@@ -45,6 +46,8 @@ pub enum Hook {
     TaskExit,
     /// The job has ended on this node.
     JobEpilog,
+    /// The process of Slurm's ends.
+    Exit,
 }
 
 /// Grus in one of Slurm's processes.
@@ -71,6 +74,7 @@ impl Grus {
             (Hook::TaskInit, Grus::Step(step)) => step.enter_or_end(spank),
             (Hook::TaskPostFork, Grus::Step(step)) => step.task_started(spank),
             (Hook::TaskExit, Grus::Step(step)) => step.task_ended(spank),
+            (Hook::Exit, Grus::Step(step)) => step.ended(),
             (Hook::JobEpilog, _) => epilog::job_ended(spank),
             _ => {}
         }

@@ -19,7 +19,7 @@ use slurm_spank::{SpankError, SpankHandle};
 
 use crate::hooks::Hook;
 use crate::job::{identity, inputs};
-use crate::journal::{self, Subject};
+use crate::journal::{self, Lost, Subject};
 use crate::node::{self, Place};
 use crate::save::{self, Save};
 use crate::slurm_constants::{SLURM_BATCH_SCRIPT, SLURM_EXTERN_CONT, SLURM_INTERACTIVE_STEP};
@@ -94,7 +94,8 @@ impl Step {
             | Hook::TaskInitPrivileged
             | Hook::TaskPostFork
             | Hook::TaskInit
-            | Hook::JobEpilog => Step::failed(refusal),
+            | Hook::JobEpilog
+            | Hook::Exit => Step::failed(refusal),
         };
         if hook == Hook::TaskInit {
             self.enter_or_end(spank);
@@ -162,6 +163,13 @@ impl Step {
         }
     }
 
+    /// exit, in slurmstepd.
+    pub fn ended(&self) {
+        if let Step::Ready(ready) = self {
+            ready.container.let_servers_go_on();
+        }
+    }
+
     /// task_exit.
     pub fn task_ended(&mut self, spank: &SpankHandle) {
         let Step::Ready(ready) = self else { return };
@@ -192,7 +200,7 @@ impl Ready {
         let what = format!("squashfuse_ll, which served {lost} to this step, has ended");
         let hint = "it was killed or ran out of memory; the tasks' errors come from that. Run the step again";
         say::failure(Some(&self.place.node), &what, Some(hint));
-        journal::failed(&subject(spank, &self.place.node), &what, None);
+        journal::failed(&Subject::of(spank, &self.place.node), &Lost::Server(&what));
     }
 
     /// The last check and the last step of a task. Two file systems differ in device number, so a root of the
@@ -205,6 +213,7 @@ impl Ready {
         }
         self.change_directory()?;
         self.container.show_as_root()?;
+        self.container.deny_calls()?;
         entrypoint::start(&self.container.plan.entrypoint, spank).map_err(Failure::from)
     }
 
@@ -217,7 +226,7 @@ impl Ready {
             let _ = env::set_current_dir(self.workdir.as_path());
             return Ok(());
         };
-        env::set_current_dir(workdir.as_path()).map_err(|error| {
+        self.container.change_directory(workdir).map_err(|error| {
             Refusal::image(format!("cannot start in the image's directory {workdir}: {error}"))
                 .hint("pass --container-mount-workdir to start in the job's directory")
         })
@@ -284,13 +293,15 @@ fn runs_inside(step: u32, request: &Request, site: &Site) -> bool {
 
 fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let Wanted { request, site, stacks, builder, place } = wanted;
-    let subject = subject(spank, &place.node);
+    let mut subject = Subject::of(spank, &place.node);
+    subject.reference = asked(&request);
     let mode = mpi::mode(&request, &site).clone();
     let mut request = request;
     let inputs = identity(spank).and_then(|who| {
         let save = save::prepare(&mut request, &site, &who, spank)?;
         Ok((save, inputs(request, site, stacks, &place, who, spank)?))
     });
+    subject.user = inputs.as_ref().ok().map(|(_, inputs)| inputs.job.user.name.clone());
     let built = inputs.map_err(Failure::from).and_then(|(save, inputs)| {
         let (workdir, host) = (inputs.job.workdir.clone(), root()?);
         let container = builder.build(inputs)?;
@@ -306,7 +317,7 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
         Err(failure) => {
             let (what, hint) = (failure.what(), failure.hint());
             say::failure(Some(&place.node), &what, hint.as_deref());
-            journal::failed(&subject, &what, Some(&failure));
+            journal::failed(&subject, &Lost::Refused(&failure));
             Step::Failed(Failed { refusal: Refusal::site(what), told: true })
         }
     }
@@ -317,17 +328,16 @@ fn tell(failed: Failed, spank: &SpankHandle) -> Step {
     if !failed.told {
         let place = Place::find(spank.job_id().unwrap_or_default());
         say::failure(Some(&place.node), &failed.refusal.what, failed.refusal.hint.as_deref());
-        journal::failed(&subject(spank, &place.node), &failed.refusal.what, None);
+        journal::failed(&Subject::of(spank, &place.node), &Lost::Told(&failed.refusal.what));
     }
     Step::Failed(Failed { told: true, ..failed })
 }
 
-fn subject(spank: &SpankHandle, node: &str) -> Subject {
-    Subject {
-        job: spank.job_id().unwrap_or_default(),
-        step: spank.job_stepid().unwrap_or_default(),
-        node: node.into(),
-        uid: spank.job_uid().unwrap_or_default(),
+/// What is asked for, for the audit trail.
+fn asked(request: &Request) -> Option<String> {
+    match (&request.image, &request.name) {
+        (Some(image), _) => Some(image.shown()),
+        (None, name) => name.as_ref().map(ToString::to_string),
     }
 }
 

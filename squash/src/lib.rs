@@ -1,7 +1,7 @@
 //! OCI and Docker image layers in, one SquashFS 4.0 file out, in one pass.
 //!
-//! Owns: layer compression, the tar format, the meaning of layers (whiteouts, hard links, parents), and
-//! the SquashFS writer. Refuses: the network, privileges, and unpacking anything on disk, so there is no
+//! Owns: layer compression, the tar format, the meaning of layers (whiteouts, hard links, parents), the
+//! SquashFS writer, and the check of SquashFS files that others wrote ([`validate`]). Refuses: the network, privileges, and unpacking anything on disk, so there is no
 //! path to traverse and no device or set-uid file to be found half-way.
 //!
 //! The way of a byte:
@@ -31,6 +31,7 @@
 //! * PAX global headers apply to all entries after them (POSIX).
 #![forbid(unsafe_code)]
 
+mod check;
 mod compress;
 mod convert;
 mod decode;
@@ -47,6 +48,7 @@ mod source;
 mod store;
 mod tar;
 
+pub use check::{validate, validate_to, Broken, Bytes, Depth, Invalid, Report, Rule};
 pub use convert::{convert, convert_reusing};
 pub use directory::{DirectorySource, Judge, Verdict};
 pub use error::{Error, FormatFault, LimitKind, MergeFault, TarFault};

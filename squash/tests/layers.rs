@@ -137,6 +137,9 @@ fn contradictions_are_refused_by_name() {
     assert_eq!(fault(vec![vec![hard("x", "none")]]).2, MergeFault::LinkTargetMissing);
     assert_eq!(fault(vec![vec![dir("d"), hard("x", "d")]]).2, MergeFault::LinkToDirectory);
     assert_eq!(fault(vec![vec![file(".", "")]]).2, MergeFault::RootNotDirectory);
+    // A root that is a link: what comes after it would go where it leads (CVE-2021-29136 was umoci's).
+    let lead_away = vec![vec![symlink(".", "/etc")], vec![file("passwd", "")]];
+    assert_eq!(fault(lead_away).2, MergeFault::RootNotDirectory);
     assert_eq!(
         refused(vec![vec![file("f", "")], vec![hard("x", "none")]]).to_string(),
         "layer L1, x: hard link to a name that does not exist"

@@ -4,6 +4,7 @@
 //! Where no lab can be had (not root, packages missing), the tests are skipped with the reason; with CI=true that
 //! is a failure.
 
+mod audit;
 mod batch;
 mod client;
 mod cluster;
@@ -11,6 +12,7 @@ mod entrypoint;
 mod environment;
 mod failures;
 mod hetero;
+mod hostile;
 mod identity;
 mod kinds;
 mod lab;
@@ -77,6 +79,8 @@ const AREAS: &[(&str, &[Test])] = &[
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
     ("torture", torture::TESTS),
+    ("audit", audit::TESTS),
+    ("hostile", hostile::TESTS),
     ("failures", failures::TESTS),
     ("leaks", leaks::TESTS),
 ];

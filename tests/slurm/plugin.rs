@@ -133,7 +133,7 @@ fn a_broken_site_file_leaves_other_jobs_alone(lab: &Lab) {
     });
 }
 
-fn a_lost_image_server_is_explained(lab: &Lab) {
+pub fn a_lost_image_server_is_explained(lab: &Lab) {
     let file = lab.fresh_dir("served").join("image.squashfs");
     std::fs::copy(lab.system_file("busybox"), &file).expect("root can read the repository");
     lab.give(&file);

@@ -72,6 +72,8 @@ pub enum How {
     Kernel,
     /// squashfuse_ll as the user.
     Fuse,
+    /// By the kernel, from a copy in the node's cache.
+    Cached,
 }
 
 /// What is made where the image has nothing.

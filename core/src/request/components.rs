@@ -1,8 +1,11 @@
 //! The requests of a heterogeneous step's components. One environment serves them all, so they travel as one text;
 //! each slurmstepd takes its own.
 
-use super::{malformed, Request, MAX_ENCODED};
+use super::{malformed, not_read, Request, MAX_ENCODED};
 use crate::refusal::Refusal;
+
+/// Most components of a heterogeneous job, as in Slurm.
+const MAX_COMPONENTS: usize = 128;
 
 /// The request of each component, in Slurm's order; a single one is everybody's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +61,10 @@ impl Components {
         if text.len() > MAX_ENCODED {
             return Err(malformed(&format!("it is longer than {MAX_ENCODED} bytes")));
         }
-        let requests: Vec<Request> = serde_json::from_str(text).map_err(|e| malformed(&e.to_string()))?;
+        let requests: Vec<Request> = serde_json::from_str(text).map_err(|e| not_read(&e))?;
+        if requests.len() > MAX_COMPONENTS {
+            return Err(malformed(&format!("more than {MAX_COMPONENTS} components")));
+        }
         requests.into_iter().map(Request::checked).collect::<Result<_, _>>().map(Self)
     }
 
@@ -127,5 +133,9 @@ mod tests {
             assert!(refusal.what.contains("does not hold container options"), "{refusal}");
         }
         assert!(Components::decode("[]").expect("a list").of(Some(0)).is_err());
+        let list = |n: usize| format!("[{}]", vec!["{}"; n].join(","));
+        assert!(Components::decode(&list(MAX_COMPONENTS)).is_ok());
+        let refusal = Components::decode(&list(MAX_COMPONENTS + 1)).expect_err("too many");
+        assert!(refusal.what.ends_with("more than 128 components"), "{refusal}");
     }
 }

@@ -312,7 +312,7 @@ impl Request {
         if text.len() > MAX_ENCODED {
             return Err(malformed(&format!("it is longer than {MAX_ENCODED} bytes")));
         }
-        let request: Self = serde_json::from_str(text).map_err(|e| malformed(&e.to_string()))?;
+        let request: Self = serde_json::from_str(text).map_err(|e| not_read(&e))?;
         request.checked()
     }
 
@@ -325,6 +325,15 @@ impl Request {
         self.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(|why| malformed(&why))?;
         Ok(self)
     }
+}
+
+/// Where reading stopped, and nothing of what is there: a request holds values of variables, and refusals are recorded.
+fn not_read(error: &serde_json::Error) -> Refusal {
+    let why = match error.classify() {
+        serde_json::error::Category::Data => "what is there is not what is expected",
+        _ => "it is not JSON",
+    };
+    malformed(&format!("line {}, column {}: {why}", error.line(), error.column()))
 }
 
 fn malformed(why: &str) -> Refusal {

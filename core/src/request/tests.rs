@@ -136,27 +136,85 @@ fn options_without_an_image_are_named() {
     assert!(typed(&["mount=/x", "container-image=none"]).expect("good").pointless().is_empty());
 }
 
+/// What a user could have put into the variable, and what is wrong with it.
+const HOSTILE_REQUESTS: &[(&str, &str)] = &[
+    ("nothing", ""),
+    ("a word", "junk"),
+    ("a number", "7"),
+    ("a NUL", "\0"),
+    ("cut off", r#"{"image":"#),
+    ("followed by another", r#"{}{}"#),
+    ("an unknown option", r#"{"unknown":1}"#),
+    ("an option twice", r#"{"writable":true,"writable":false}"#),
+    ("a list of what is no request", "[7]"),
+    ("an image that is a number", r#"{"image":7}"#),
+    ("an image of two kinds", r#"{"image":{"file":"/a","reference":"a"}}"#),
+    ("a relative image", r#"{"image":{"file":"relative"}}"#),
+    ("an image above", r#"{"image":{"file":"/a/../../etc/shadow"}}"#),
+    ("an image with a NUL", r#"{"image":{"file":"/a\u0000b"}}"#),
+    ("a reference that is a path", r#"{"image":{"reference":"../../x"}}"#),
+    ("a resolved file with a NUL", r#"{"resolved":{"path":"/a\u0000b","digest":null}}"#),
+    ("a resolved file above", r#"{"resolved":{"path":"/../x","digest":null}}"#),
+    ("a digest that is a path", r#"{"resolved":{"path":"/a","digest":"sha256:../../../etc/shadow"}}"#),
+    (
+        "a destination above",
+        r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"/b/../../c"}]}"#,
+    ),
+    (
+        "a relative destination",
+        r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"b"}]}"#,
+    ),
+    (
+        "a relative source",
+        r#"{"mounts":[{"what":{"bind":{"source":"a","recursive":true}},"destination":"/b"}]}"#,
+    ),
+    ("a mount of no kind", r#"{"mounts":[{"what":{"overlay":{"lower":"/etc"}},"destination":"/b"}]}"#),
+    (
+        "a mount with the devices of the host",
+        r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true,"devices":true}},"destination":"/b"}]}"#,
+    ),
+    (
+        "a mount opened as root",
+        r#"{"mounts":[{"what":{"bind":{"source":"/root","recursive":true}},"destination":"/b","opener":"site"}]}"#,
+    ),
+    // To tmpfs(5), no size is no limit.
+    (
+        "a tmpfs of size 0",
+        r#"{"mounts":[{"what":{"tmpfs":{"size":0,"mode":448,"huge":null}},"destination":"/t"}]}"#,
+    ),
+    (
+        "a tmpfs with options of the kernel's",
+        r#"{"mounts":[{"what":{"tmpfs":{"size":4096,"mode":448,"huge":"always,uid=0"}},"destination":"/t"}]}"#,
+    ),
+    (
+        "a scratch of all bytes",
+        r#"{"mounts":[{"what":{"scratch":{"size":18446744073709551615}},"destination":"/t"}]}"#,
+    ),
+    ("a relative volatile directory", r#"{"volatile":["usr"]}"#),
+    ("a volatile directory above", r#"{"volatile":["/usr/../../etc"]}"#),
+    ("a working directory above", r#"{"workdir":"/a/../../b"}"#),
+    ("variables that are a text", r#"{"env":"LD_PRELOAD=/x"}"#),
+    ("a name that is a path", r#"{"name":"../../run"}"#),
+    ("a name with a slash", r#"{"name":"a/b"}"#),
+    ("a file to save that is above", r#"{"save":"/tmp/../etc/shadow"}"#),
+    ("namespaces that are not offered", r#"{"namespaces":{"user":true}}"#),
+    ("a ruling of another format", r#"{"ruling":{"format":9,"profiles":null,"in_use":[],"swap":{}}}"#),
+    ("a ruling that is a path", r#"{"ruling":"/etc/grus/stacks/x.toml"}"#),
+];
+
 #[test]
 fn hostile_text_on_the_node_is_refused() {
     let set = |n| format!(r#"{{"what":{{"squashfs":{{"source":"/s"}}}},"destination":"/d{n}"}}"#);
     let servers = format!(r#"{{"mounts":[{}]}}"#, (0..17).map(set).collect::<Vec<_>>().join(","));
     let many = format!(r#"{{"volatile":[{}]}}"#, vec![r#""/a""#; 300].join(","));
-    for bad in [
-        "",
-        "{\"unknown\":1}",
-        r#"{"image":{"file":"relative"}}"#,
-        r#"{"image":{"reference":"../../x"}}"#,
-        r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"/b/../../c"}]}"#,
-        r#"{"resolved":{"path":"/a\u0000b"}}"#,
-        // To tmpfs(5), no size is no limit.
-        r#"{"mounts":[{"what":{"tmpfs":{"size":0,"mode":448,"huge":null}},"destination":"/t"}]}"#,
-        r#"{"mounts":[{"what":{"scratch":{"size":18446744073709551615}},"destination":"/t"}]}"#,
-        &servers,
-        &many,
-        &format!("{}{{}}", " ".repeat(MAX_ENCODED)),
-    ] {
-        let refusal = Request::decode(bad).expect_err(bad);
-        assert!(!refusal.what.contains('\n') && refusal.hint.is_some());
+    let long = format!("{}{{}}", " ".repeat(MAX_ENCODED));
+    let deep = format!("{}{}", r#"{"image":"#.repeat(5000), "}".repeat(5000));
+    let large = [("servers", &servers), ("many", &many), ("long", &long), ("deep", &deep)];
+    let large = large.map(|(name, text)| (name, text.as_str()));
+    for (name, text) in HOSTILE_REQUESTS.iter().copied().chain(large) {
+        let refusal = Components::decode(text).and_then(|all| all.of(None)).expect_err(name);
+        assert!(!refusal.what.contains('\n') && refusal.hint.is_some(), "{name}");
+        assert!(!refusal.what.contains("LD_PRELOAD"), "{name}: what is in it is not told: {refusal}");
     }
 }
 

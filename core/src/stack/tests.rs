@@ -63,55 +63,61 @@ fn long_lists_are_wrapped() {
     assert_eq!(Stack::parse("mpich", &text).expect("own text"), stack);
 }
 
+/// What is replaced in the good one, and by what.
+const HOSTILE_STACKS: &[(&str, &str, &str)] = &[
+    ("format = 1", "format = 2", "it has format 2, newer than this Grus knows"),
+    ("format = 1", "", "it must say 'format = 1'"),
+    ("machine =", "machin =", "unknown key 'machin'; did you mean 'machine'?"),
+    ("soname =", "so-name =", "unknown key 'so-name' in library; did you mean 'soname'?"),
+    ("optional", "optinal", "unknown key 'optinal' in path; did you mean 'optional'?"),
+    ("environment.set", "environment.sett", "unknown key 'sett' in environment; did you mean 'set'?"),
+    (
+        "\"mpich\"",
+        "\"mpic\"",
+        "[[mpi]] mpic: unknown variant `mpic`, expected one of `mpich`, `openmpi`, `abi`",
+    ),
+    (
+        "role = \"fabric\"",
+        "role = \"fast\"",
+        "[[library]] /opt/mpich/lib/libfabric.so.1: unknown variant `fast`",
+    ),
+    ("x86_64", "x68", "machine 'x68' is not known; 'uname -m' tells it"),
+    (
+        "[P]MPI_Init",
+        "[P]MPI_Ini[t",
+        "[[library]] /opt/mpich/lib/libmpi.so.12.3: '[P]MPI_Ini[t' is not a symbol",
+    ),
+    (
+        "[P]MPI_Init",
+        "",
+        "[[mpi]] MPICH 4.2: it needs exactly one library of role \"mpi\" that exports the MPICH ABI",
+    ),
+    ("pmi = [\"pmi2\"]", "pmi = []", "[[mpi]] MPICH 4.2: pmi must name a launch method"),
+    ("/dev/cxi*", "/etc/passwd", "the device /etc/passwd is not below /dev"),
+    ("FI_PROVIDER_PATH =", "LD_PRELOAD =", "the variable LD_PRELOAD is not a profile's to set"),
+    (
+        "path = \"/opt/mpich/lib/libfabric.so.1\"",
+        "path = \"libfabric.so.1\"",
+        "[[library]] libfabric.so.1: 'libfabric.so.1' is not an absolute path",
+    ),
+    ("\"libfabric.so.1\"\nprovides", "\"libmpi.so.12\"\nprovides", "two libraries are called libmpi.so.12"),
+    (
+        "soname = \"libfabric.so.1\"",
+        "soname = \"../x\"",
+        "/opt/mpich/lib/libfabric.so.1: the SONAME '../x' is no file name",
+    ),
+    ("pmi = [", "pmi = ", "line 10: "),
+];
+
 #[test]
 fn what_is_wrong_is_named() {
     let with = |from: &str, to: &str| GOOD.replacen(from, to, 1);
-    for (text, why) in [
-        (with("format = 1", "format = 2"), "it has format 2, newer than this Grus knows"),
-        (with("format = 1", ""), "it must say 'format = 1'"),
-        (with("machine =", "machin ="), "unknown key 'machin'; did you mean 'machine'?"),
-        (with("soname =", "so-name ="), "unknown key 'so-name' in library; did you mean 'soname'?"),
-        (with("optional", "optinal"), "unknown key 'optinal' in path; did you mean 'optional'?"),
-        (
-            with("environment.set", "environment.sett"),
-            "unknown key 'sett' in environment; did you mean 'set'?",
-        ),
-        (
-            with("\"mpich\"", "\"mpic\""),
-            "[[mpi]] mpic: unknown variant `mpic`, expected one of `mpich`, `openmpi`, `abi`",
-        ),
-        (
-            with("role = \"fabric\"", "role = \"fast\""),
-            "[[library]] /opt/mpich/lib/libfabric.so.1: unknown variant `fast`",
-        ),
-        (with("x86_64", "x68"), "machine 'x68' is not known; 'uname -m' tells it"),
-        (
-            with("[P]MPI_Init", "[P]MPI_Ini[t"),
-            "[[library]] /opt/mpich/lib/libmpi.so.12.3: '[P]MPI_Ini[t' is not a symbol",
-        ),
-        (
-            with("[P]MPI_Init", ""),
-            "[[mpi]] MPICH 4.2: it needs exactly one library of role \"mpi\" that exports the MPICH ABI",
-        ),
-        (with("pmi = [\"pmi2\"]", "pmi = []"), "[[mpi]] MPICH 4.2: pmi must name a launch method"),
-        (with("/dev/cxi*", "/etc/passwd"), "the device /etc/passwd is not below /dev"),
-        (with("FI_PROVIDER_PATH =", "LD_PRELOAD ="), "the variable LD_PRELOAD is not a profile's to set"),
-        (
-            with("path = \"/opt/mpich/lib/libfabric.so.1\"", "path = \"libfabric.so.1\""),
-            "[[library]] libfabric.so.1: 'libfabric.so.1' is not an absolute path",
-        ),
-        (
-            with("\"libfabric.so.1\"\nprovides", "\"libmpi.so.12\"\nprovides"),
-            "two libraries are called libmpi.so.12",
-        ),
-        (
-            with("soname = \"libfabric.so.1\"", "soname = \"../x\""),
-            "/opt/mpich/lib/libfabric.so.1: the SONAME '../x' is no file name",
-        ),
-        (with("pmi = [", "pmi = "), "line 10: "),
+    let altered = HOSTILE_STACKS.iter().map(|(from, to, why)| (with(from, to), *why));
+    let whole = [
         ("format = 1\nmachine = \"x86_64\"\nlibrary = 1".into(), "write library as [[library]]"),
         ("format = 1\nmachine = \"x86_64\"".into(), "it must list between 1 and 1000 libraries"),
-    ] {
+    ];
+    for (text, why) in altered.chain(whole) {
         let refusal = Stack::parse("x", &text).expect_err(why);
         let start = "the host profile x.toml is wrong: ";
         assert!(refusal.what.strip_prefix(start).is_some_and(|w| w.starts_with(why)), "{refusal}\n{why}");

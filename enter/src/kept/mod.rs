@@ -195,5 +195,13 @@ fn ground(kept: Kept, base: &OwnedFd, back: &OwnedFd) -> Result<Ground, Failure>
     .during(Phase::Kept)?;
     let server = kept.server.map(server::watch).transpose().during(Phase::Kept)?.flatten();
     let how = if kept.server.is_some() { How::Fuse } else { How::Kernel };
-    Ok(Ground { root: Root::Kept(root), image: kept.image, how, meta: kept.meta, server, pid: None })
+    Ok(Ground {
+        root: Root::Kept(root),
+        image: kept.image,
+        how,
+        meta: kept.meta,
+        server,
+        pid: None,
+        cache: None,
+    })
 }

@@ -120,6 +120,40 @@ pub(crate) fn filter_calls(filter: &mut [libc::sock_filter]) -> Called<()> {
     }
 }
 
+/// Of asm-generic/fcntl.h; libc lacks it.
+const F_SETOWN_EX: c_int = 15;
+
+/// Whether anyone has this file, which is open read-only here, open for writing (fcntl(2), F_SETLEASE).
+pub(crate) fn open_for_writing(file: BorrowedFd<'_>) -> bool {
+    lease_is_refused(file, libc::F_RDLCK)
+}
+
+/// Whether anyone else has this file, which is open read-only here, open at all.
+pub(crate) fn open_elsewhere(file: BorrowedFd<'_>) -> bool {
+    lease_is_refused(file, libc::F_WRLCK)
+}
+
+/// A lease is refused while others have the file open in a way that it excludes; a file system without leases tells
+/// nothing, and counts as no.
+///
+/// Who opens the file in the moment of the lease waits for its end, and SIGIO is sent for it, which would end
+/// slurmstepd: it goes to this thread, which is to have all signals blocked.
+fn lease_is_refused(file: BorrowedFd<'_>, lease: c_int) -> bool {
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    // `struct f_owner_ex`: F_OWNER_TID, and the thread.
+    let owner: [c_int; 2] = [0, thread];
+    // SAFETY: `owner` outlives the call that reads it; else plain calls with integers. The lease is given back at once.
+    unsafe {
+        if libc::fcntl(file.as_raw_fd(), F_SETOWN_EX, owner.as_ptr()) < 0 {
+            return false;
+        }
+        let refused = libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, lease) < 0;
+        let why = errno();
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK);
+        refused && why == Errno::AGAIN
+    }
+}
+
 /// `struct mount_attr` (mount_setattr(2)).
 #[repr(C)]
 struct MountAttr {

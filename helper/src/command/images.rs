@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use grus_core::platform::Platform;
-use grus_core::reference::{Reference, DOCKER_HUB};
+use grus_core::reference::Reference;
 use grus_core::refusal::printable;
 use serde::Serialize;
 
@@ -94,7 +94,7 @@ impl Args {
             let size = row.meta.as_ref().map_or("missing".into(), |m| output::bytes(m.size));
             let tag = row.reference.as_ref().and_then(|r| r.tag.clone());
             let mut cells = vec![
-                row.reference.as_ref().map_or("<none>".into(), familiar),
+                row.reference.as_ref().map_or("<none>".into(), Reference::familiar_name),
                 tag.unwrap_or_else(|| "<none>".into()),
                 digest,
                 created.unwrap_or_else(|| "-".into()),
@@ -111,14 +111,6 @@ impl Args {
 
 fn matches(reference: &Reference, wanted: &Reference, tagged: bool) -> bool {
     reference.name() == wanted.name() && (!tagged || reference.tag == wanted.tag)
-}
-
-/// The name without its tag, as a user types it.
-fn familiar(reference: &Reference) -> String {
-    match reference.registry == DOCKER_HUB {
-        true => reference.repository.strip_prefix("library/").unwrap_or(&reference.repository).to_owned(),
-        false => reference.name(),
-    }
 }
 
 fn shown(row: &Row, path: String) -> Shown<'_> {

@@ -11,6 +11,7 @@ use grus_core::digest::Digest;
 use grus_core::image::{ImageMeta, META_VERSION};
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
+use grus_squash::Depth;
 use sha2::{Digest as _, Sha256};
 
 use super::shared::{digest, reference, Made, Making, Status, Target};
@@ -22,6 +23,7 @@ use crate::image::{Identity, Image};
 use crate::progress::{watched, Progress, Style};
 use crate::registry::address;
 use crate::repository::Repository;
+use crate::valid;
 use crate::verify::digest_of_hash;
 
 const EXAMPLES: &str = "\
@@ -127,7 +129,7 @@ impl Args {
     }
 }
 
-/// Takes a finished SquashFS file as it is, once an independent reader has read its tables.
+/// Takes a finished SquashFS file as it is, once everything in it was found to be as the format has it.
 fn copy(
     repository: &Repository,
     mut reader: Box<dyn Read + Send>,
@@ -138,7 +140,7 @@ fn copy(
     let mut to = Hashing { file: out.file(), hash: Sha256::new() };
     archive::copy(&mut reader, &mut to, &wanted.reference.familiar(), out.path())?;
     let content = digest_of_hash(to.hash);
-    let unpacked = crate::tree::Tree::open(out.path(), &wanted.reference.familiar())?.file_bytes();
+    let report = valid::checked(out.file(), &wanted.reference.familiar(), Depth::Structure)?;
     let mut meta = ImageMeta {
         version: META_VERSION,
         reference: Some(wanted.reference.clone()),
@@ -146,7 +148,8 @@ fn copy(
         platform: wanted.platform.clone(),
         created: None,
         size: 0,
-        unpacked_size: unpacked,
+        content: Some(content.clone()),
+        unpacked_size: report.file_bytes,
         config: Default::default(),
         layers: vec![content],
     };

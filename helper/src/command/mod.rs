@@ -19,6 +19,7 @@ mod save;
 mod shared;
 mod tag;
 mod transport;
+mod verify;
 mod version;
 
 use clap::Subcommand;
@@ -37,6 +38,8 @@ pub enum Command {
     Images(images::Args),
     /// Show all that is known of an image
     Inspect(inspect::Args),
+    /// Check that images are sound
+    Verify(verify::Args),
     /// Give an image another name
     Tag(tag::Args),
     /// Remove images
@@ -71,6 +74,7 @@ impl Command {
             Command::Import(args) => args.run(&context()?),
             Command::Images(args) => args.run(&context()?),
             Command::Inspect(args) => args.run(&context()?),
+            Command::Verify(args) => args.run(context),
             Command::Tag(args) => args.run(&context()?),
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),

@@ -53,6 +53,7 @@ pub fn save(order: &Order, tree: &Path) -> Result<Saved, Failure> {
         platform,
         created: base.as_ref().and_then(|meta| meta.created.clone()),
         size: new.file().metadata().map_err(|e| not_written(to, &e))?.len(),
+        content: None,
         unpacked_size: content.unpacked,
         config: base.map(|meta| meta.config).unwrap_or_default(),
         layers: content.layers,

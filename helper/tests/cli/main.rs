@@ -21,4 +21,5 @@ mod support;
 mod tidy;
 #[allow(dead_code)] // other tests use the rest
 mod tmpfs;
+mod verify;
 mod web;

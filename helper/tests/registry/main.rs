@@ -4,7 +4,6 @@
 #![allow(missing_docs)] // a test is read, not called
 
 mod accounts;
-mod corpus;
 mod faults;
 mod image;
 mod real;

@@ -2,6 +2,7 @@
 //! reviews. `--update` rewrites the golden lists in ci/golden; review reads the difference.
 
 mod golden;
+mod security;
 mod source;
 mod text;
 
@@ -10,14 +11,16 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{ensure, Context, Result};
 
+use security::Cases;
+
 fn main() -> ExitCode {
     let update = std::env::args().any(|arg| arg == "--update");
     match check(update) {
-        Ok(faults) if faults.is_empty() => {
-            println!("house rules: kept");
+        Ok((faults, cases)) if faults.is_empty() => {
+            println!("{}\nhouse rules: kept", cases.told());
             ExitCode::SUCCESS
         }
-        Ok(faults) => {
+        Ok((faults, _)) => {
             for fault in &faults {
                 eprintln!("{fault}");
             }
@@ -31,11 +34,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// All faults, each `where: what`.
-fn check(update: bool) -> Result<Vec<String>> {
+/// All faults, each `where: what`, and the hostile cases there are.
+fn check(update: bool) -> Result<(Vec<String>, Cases)> {
     let root = PathBuf::from(run("git", &["rev-parse", "--show-toplevel"], Path::new("."))?.trim());
     let listed = run("git", &["ls-files", "--cached", "--others", "--exclude-standard"], &root)?;
     let mut faults = golden::faults(&root, update)?;
+    let mut cases = Cases::default();
     for name in listed.lines() {
         let path = root.join(name);
         // What is listed may be deleted but not committed, or be no text.
@@ -43,10 +47,13 @@ fn check(update: bool) -> Result<Vec<String>> {
         text::faults(name, &content, &mut faults);
         if name.ends_with(".rs") {
             source::faults(name, &content, &mut faults).with_context(|| name.to_owned())?;
+            cases.read(name, &content).with_context(|| name.to_owned())?;
         }
     }
+    let page = std::fs::read_to_string(root.join(security::PAGE)).context(security::PAGE)?;
+    cases.faults(&page, &mut faults);
     faults.sort();
-    Ok(faults)
+    Ok((faults, cases))
 }
 
 /// Standard output of a program that must succeed.

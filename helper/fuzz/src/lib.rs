@@ -1,3 +1,0 @@
-//! The fuzz target, where the corpus test finds it too.
-
-pub mod targets;
