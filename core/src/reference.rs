@@ -127,9 +127,11 @@ impl From<Reference> for String {
     }
 }
 
-/// Docker's rule: the first component is a server if it has a dot, a colon, upper case, or is `localhost`.
+/// Docker's rule: the first component is a server if it has a dot or a colon, or is `localhost`. Upper case alone, which
+/// makes one for Docker, does not here: servers are written in lower case, and this one's name would then be read as a
+/// part of the path.
 fn is_registry(first: &str) -> bool {
-    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
+    first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
 }
 
 fn check_registry(registry: &str) -> Result<(), &'static str> {
@@ -203,6 +205,8 @@ mod tests {
             ("user/app", "docker.io/user/app:latest"),
             ("index.docker.io/user/app:v1", "docker.io/user/app:v1"),
             ("localhost/app", "localhost/app:latest"),
+            ("LOCALHOST/app", "localhost/app:latest"),
+            ("library/a/b", "docker.io/library/a/b:latest"),
             ("127.0.0.1:5000/a/b/c:1", "127.0.0.1:5000/a/b/c:1"),
             ("[::1]:5000/a:1", "[::1]:5000/a:1"),
             ("nvcr.io/nvidia/pytorch:25.09-py3", "nvcr.io/nvidia/pytorch:25.09-py3"),
@@ -222,6 +226,7 @@ mod tests {
             "a:",
             "a b",
             "UPPER",
+            "Server/app",
             "a//b",
             "/a",
             "a/",
@@ -244,9 +249,16 @@ mod tests {
 
     #[test]
     fn familiar_names_leave_docker_hub_out() {
-        for (typed, shown) in [("ubuntu", "ubuntu:latest"), ("u/a:1", "u/a:1"), ("q.io/u/a:1", "q.io/u/a:1")]
-        {
-            assert_eq!(Reference::parse(typed).expect(typed).familiar(), shown);
+        for (typed, shown) in [
+            ("ubuntu", "ubuntu:latest"),
+            ("u/a:1", "u/a:1"),
+            ("q.io/u/a:1", "q.io/u/a:1"),
+            // Without 'library/' it would be another image.
+            ("library/a/b:1", "docker.io/library/a/b:1"),
+        ] {
+            let reference = Reference::parse(typed).expect(typed);
+            assert_eq!(reference.familiar(), shown);
+            assert_eq!(Reference::parse(shown).expect(shown), reference);
         }
     }
 }

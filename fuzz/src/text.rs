@@ -146,11 +146,11 @@ pub fn site(data: &[u8]) {
 
 /// Bytes as the profile of a host's stack. Written out, it is the same stack.
 pub fn stack(data: &[u8]) {
-    match Stack::parse("host", &String::from_utf8_lossy(data)) {
+    match Stack::parse("cluster", &String::from_utf8_lossy(data)) {
         Err(refusal) => told(&refusal),
         Ok(stack) => {
             let text = stack.to_toml();
-            match Stack::parse("host", &text) {
+            match Stack::parse("cluster", &text) {
                 Ok(again) => assert_eq!(again, stack, "{text}"),
                 Err(refusal) => panic!("{text}\n{refusal}"),
             }

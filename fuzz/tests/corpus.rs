@@ -108,8 +108,13 @@ fn deep_nesting_is_an_error_and_no_stack_that_is_used_up() {
 }
 
 #[test]
-fn whole_images_and_layers_are_in_the_corpus() {
+fn good_images_and_profiles_are_in_the_corpus() {
     // Inputs that fail at once explore nothing.
+    for (path, input) in inputs("stack") {
+        let text = String::from_utf8(input).expect("UTF-8");
+        let stack = grus_core::stack::Stack::parse("cluster", &text);
+        assert!(!path.ends_with("good") || stack.is_ok(), "{path}: {stack:?}");
+    }
     for (path, input) in inputs("squashfs").iter().filter(|(path, _)| path.contains("good-")) {
         let limits = grus_squash::Limits::default();
         let report = grus_squash::validate_to(&input[..], &limits, grus_squash::Depth::Data);
