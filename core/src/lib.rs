@@ -27,6 +27,7 @@ pub mod repository;
 pub mod request;
 pub mod running;
 pub mod saving;
+pub mod signature;
 pub mod site;
 mod site_keys;
 pub mod stack;

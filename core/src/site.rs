@@ -58,6 +58,8 @@ pub struct Site {
     pub mpi: Mpi,
     /// `[security]`
     pub security: Security,
+    /// `[signatures]`
+    pub signatures: Signatures,
     /// `[batch]`
     pub batch: Batch,
 }
@@ -187,6 +189,15 @@ pub struct Security {
     pub user_images: UserImages,
     /// The squashfuse_ll program.
     pub squashfuse: AbsPath,
+}
+
+/// Who must have signed images.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Signatures {
+    /// The site's policy; None: only that of Podman, if there is one.
+    #[serde(deserialize_with = "path_or_none")]
+    pub policy: Option<AbsPath>,
 }
 
 /// Batch scripts (D4).

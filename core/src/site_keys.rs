@@ -212,6 +212,14 @@ pub const KEYS: &[Key] = &[
         text: "The squashfuse_ll program. It must be owned by root and not writable by others.",
     },
     Key {
+        name: "signatures.policy",
+        default: "\"\"",
+        text: "A containers-policy.json(5) that every pull obeys, for example \"/etc/containers/policy.json\". A user's \
+               own policy (~/.config/containers/policy.json, else /etc/containers/policy.json) counts as well, and can \
+               only add to it. 'grus --system pull' is bound by it; what users put into their own repositories \
+               by other ways than a pull is not. Empty: the user's policy alone counts, if there is one.",
+    },
+    Key {
         name: "batch.container",
         default: "false",
         text: "Whether batch scripts run inside the container themselves. The default of --container-batch.",

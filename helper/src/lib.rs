@@ -24,5 +24,6 @@ pub mod repository;
 pub mod reuse;
 pub mod save;
 pub mod section;
+pub mod signature;
 pub mod tree;
 pub mod verify;
