@@ -15,6 +15,7 @@ pub mod image;
 pub mod kept;
 pub mod ldcache;
 pub mod manual;
+pub mod module;
 pub mod mount;
 pub mod name;
 pub mod options;

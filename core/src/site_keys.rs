@@ -226,6 +226,51 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// What a `[module.NAME]` may hold.
+pub const MODULE_KEYS: &[Key] = &[
+    Key { name: "about", default: "\"\"", text: "What it is for, in a line." },
+    Key {
+        name: "when",
+        default: "\"on request\"",
+        text: "When a container gets it: \"on request\" where --container-module names it, \"always\", \"if device present\" on \
+               nodes with one of its devices, \"if image has\" where the image has one of the paths of image-has.",
+    },
+    Key {
+        name: "devices",
+        default: "[]",
+        text: "Devices of the node, one of which must be there. /dev is in every container; these are conditions only.",
+    },
+    Key {
+        name: "image-has",
+        default: "[]",
+        text: "Paths of the image, one of which must be there.",
+    },
+    Key {
+        name: "binds",
+        default: "[]",
+        text: "Binds in the grammar of --mount. A source that a node lacks is left out there, unless the module was asked \
+               for by name: then it is an error, but for binds with 'optional'.",
+    },
+    Key {
+        name: "environment",
+        default: "{}",
+        text: "Variables, as in [environment]: set, prepend, append, unset, keep. They are above the image's and below \
+               those of [environment].",
+    },
+    Key {
+        name: "conflicts",
+        default: "[]",
+        text: "Modules it cannot be together with. One that comes by itself gives way to one that was asked for, and \
+               to one whose name comes earlier.",
+    },
+];
+
+/// What modules are.
+pub const MODULES: &str =
+    "A [module.NAME] holds what containers get together, for a fabric or a service of the site: binds \
+    and variables. Users ask for modules by --container-module; others come by themselves. Examples to copy: \
+    /usr/share/doc/grus/grus.d.";
+
 /// The shipped, annotated `grus.toml`: every key with its text, commented out at its default.
 pub fn annotated_file() -> String {
     let mut out = String::from(
@@ -244,6 +289,15 @@ pub fn annotated_file() -> String {
             out.push_str(&format!("# {line}\n"));
         }
         out.push_str(&format!("#{name} = {}\n", key.default));
+    }
+    out.push_str("\n# Modules\n#\n");
+    for line in wrapped(MODULES, 98) {
+        out.push_str(&format!("# {line}\n"));
+    }
+    for key in MODULE_KEYS {
+        let text = format!("{} = {}: {}", key.name, key.default, key.text);
+        out.push_str("#\n");
+        out.extend(wrapped(&text, 98).iter().map(|line| format!("# {line}\n")));
     }
     out
 }
