@@ -3,7 +3,7 @@
 
 use crate::options::variables::{pyxis_variable, variable};
 use crate::options::TABLE;
-use crate::site::KEYS;
+use crate::site::{KEYS, MODULES, MODULE_KEYS};
 
 /// spank_grus(8): the options Grus adds to srun, sbatch and salloc, and how the plugin is set up.
 pub fn plugin_page() -> String {
@@ -64,6 +64,15 @@ pub fn site_page() -> String {
          writable by root alone, or no container starts.\n.SH KEYS\n",
     );
     for key in KEYS {
+        page.push_str(&format!(
+            ".TP\n\\fB{}\\fR = {}\n{}\n",
+            roff(key.name),
+            roff(key.default),
+            roff(key.text)
+        ));
+    }
+    page.push_str(&format!(".SH MODULES\n{}\n", roff(MODULES)));
+    for key in MODULE_KEYS {
         page.push_str(&format!(
             ".TP\n\\fB{}\\fR = {}\n{}\n",
             roff(key.name),

@@ -20,6 +20,7 @@ use crate::digest::Digest;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::refusal::{printable, Refusal};
+use crate::signature::Signed;
 
 /// Largest tag file that is read, in bytes.
 pub const MAX_TAG: usize = 64 << 10;
@@ -38,6 +39,9 @@ pub struct Tag {
     /// What the registry answered for the tag: the index's digest where there is an index.
     #[serde(default)]
     pub resolved: Option<Digest>,
+    /// The signatures that were found good when it was pulled by this name, one for each that a policy wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Signed>,
 }
 
 impl Layout {
@@ -163,7 +167,7 @@ mod tests {
     #[test]
     fn a_hostile_tag_file_cannot_name_a_path() {
         assert!(Tag::parse(br#"{"digest":"sha256:../../etc/passwd"}"#, "t").is_err());
-        let good = Tag { digest: Digest::from_bytes(&[1; 32]), resolved: None };
+        let good = Tag { digest: Digest::from_bytes(&[1; 32]), resolved: None, signatures: vec![] };
         assert_eq!(Tag::parse(good.to_json().as_bytes(), "t").expect("own text"), good);
     }
 }

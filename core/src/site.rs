@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use crate::environment::Rules;
+use crate::module::{self, Modules};
 use crate::mount::{Limit, Mount, Size};
 use crate::path::AbsPath;
 use crate::refusal::{nearest, printable, Refusal};
 use crate::request::PullPolicy;
 use crate::swap::{GlibcRule, Mode};
 
-pub use crate::site_keys::{annotated_file, wrapped, Key, KEYS};
+pub use crate::site_keys::{annotated_file, wrapped, Key, KEYS, MODULES, MODULE_KEYS};
 
 /// How images that users can write are mounted (D6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -70,8 +71,13 @@ pub struct Site {
     pub security: Security,
     /// `[node-cache]`
     pub node_cache: NodeCache,
+    /// `[signatures]`
+    pub signatures: Signatures,
     /// `[batch]`
     pub batch: Batch,
+    /// `[module.NAME]`
+    #[serde(default)]
+    pub module: Modules,
 }
 
 /// Where images are.
@@ -215,6 +221,15 @@ pub struct NodeCache {
     pub size: Size,
 }
 
+/// Who must have signed images.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Signatures {
+    /// The site's policy; None: only that of Podman, if there is one.
+    #[serde(deserialize_with = "path_or_none")]
+    pub policy: Option<AbsPath>,
+}
+
 /// Batch scripts (D4).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -247,6 +262,10 @@ impl Site {
             Self::from_table(merged.clone()).map_err(bad)?;
         }
         let site = Self::from_table(merged).map_err(Refusal::site)?;
+        module::check(&site.module).map_err(|why| {
+            Refusal::site(format!("a module of the site is wrong: {}", printable(&why)))
+                .hint("the administrator must mend it; see MODULES in grus.toml(5)")
+        })?;
         // Of all files together: one may name the directory, another the size.
         match (&site.volatile.dir, site.volatile.size) {
             (Some(dir), Limit::Percent(_)) => Err(Refusal::site(format!(
@@ -348,7 +367,8 @@ fn defaults() -> Table {
 fn check_names(table: &Table, above: &str) -> Result<(), String> {
     for (name, value) in table {
         let full = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
-        if KEYS.iter().any(|k| k.name == full) {
+        // Modules have the site's own names; what is in them is checked where it is read.
+        if KEYS.iter().any(|k| k.name == full) || (full == "module" && value.is_table()) {
             continue;
         }
         match value {
@@ -356,7 +376,8 @@ fn check_names(table: &Table, above: &str) -> Result<(), String> {
                 check_names(inner, &full)?;
             }
             _ => {
-                let sections = KEYS.iter().filter_map(|k| k.name.split_once('.')).map(|(s, _)| s);
+                let sections =
+                    KEYS.iter().filter_map(|k| k.name.split_once('.')).map(|(s, _)| s).chain(["module"]);
                 let near = nearest(&full, KEYS.iter().map(|k| k.name).chain(sections));
                 let meant = near.map_or(String::new(), |k| format!("; did you mean '{k}'?"));
                 return Err(format!("unknown key '{full}'{meant}"));

@@ -239,11 +239,64 @@ pub const KEYS: &[Key] = &[
                room; those in use stay.",
     },
     Key {
+        name: "signatures.policy",
+        default: "\"\"",
+        text: "A containers-policy.json(5) that every pull obeys, for example \"/etc/containers/policy.json\". A user's \
+               own policy (~/.config/containers/policy.json, else /etc/containers/policy.json) counts as well, and can \
+               only add to it. 'grus --system pull' is bound by it; what users put into their own repositories \
+               by other ways than a pull is not. Empty: the user's policy alone counts, if there is one.",
+    },
+    Key {
         name: "batch.container",
         default: "false",
         text: "Whether batch scripts run inside the container themselves. The default of --container-batch.",
     },
 ];
+
+/// What a `[module.NAME]` may hold.
+pub const MODULE_KEYS: &[Key] = &[
+    Key { name: "about", default: "\"\"", text: "What it is for, in a line." },
+    Key {
+        name: "when",
+        default: "\"on request\"",
+        text: "When a container gets it: \"on request\" where --container-module names it, \"always\", \"if device present\" on \
+               nodes with one of its devices, \"if image has\" where the image has one of the paths of image-has.",
+    },
+    Key {
+        name: "devices",
+        default: "[]",
+        text: "Devices of the node, one of which must be there. /dev is in every container; these are conditions only.",
+    },
+    Key {
+        name: "image-has",
+        default: "[]",
+        text: "Paths of the image, one of which must be there.",
+    },
+    Key {
+        name: "binds",
+        default: "[]",
+        text: "Binds in the grammar of --mount. A source that a node lacks is left out there, unless the module was asked \
+               for by name: then it is an error, but for binds with 'optional'.",
+    },
+    Key {
+        name: "environment",
+        default: "{}",
+        text: "Variables, as in [environment]: set, prepend, append, unset, keep. They are above the image's and below \
+               those of [environment].",
+    },
+    Key {
+        name: "conflicts",
+        default: "[]",
+        text: "Modules it cannot be together with. One that comes by itself gives way to one that was asked for, and \
+               to one whose name comes earlier.",
+    },
+];
+
+/// What modules are.
+pub const MODULES: &str =
+    "A [module.NAME] holds what containers get together, for a fabric or a service of the site: binds \
+    and variables. Users ask for modules by --container-module; others come by themselves. Examples to copy: \
+    /usr/share/doc/grus/grus.d.";
 
 /// The shipped, annotated `grus.toml`: every key with its text, commented out at its default.
 pub fn annotated_file() -> String {
@@ -263,6 +316,15 @@ pub fn annotated_file() -> String {
             out.push_str(&format!("# {line}\n"));
         }
         out.push_str(&format!("#{name} = {}\n", key.default));
+    }
+    out.push_str("\n# Modules\n#\n");
+    for line in wrapped(MODULES, 98) {
+        out.push_str(&format!("# {line}\n"));
+    }
+    for key in MODULE_KEYS {
+        let text = format!("{} = {}: {}", key.name, key.default, key.text);
+        out.push_str("#\n");
+        out.extend(wrapped(&text, 98).iter().map(|line| format!("# {line}\n")));
     }
     out
 }

@@ -75,6 +75,39 @@ fn a_volatile_directory_on_disk_has_a_size_in_bytes() {
 }
 
 #[test]
+fn modules_are_the_sites_own_and_the_examples_are_good() {
+    let files = [
+        ("a".into(), "[module.one]\nwhen = 'always'\nbinds = ['/a']\n".to_owned()),
+        ("b".into(), "[module.one]\nbinds = ['/b']\n[module.two]\nconflicts = ['one']\n".to_owned()),
+    ];
+    let both = Site::parse(&files).expect("files add to a module");
+    let names: Vec<&str> = both.module.keys().map(|name| name.as_str()).collect();
+    assert_eq!(
+        (names.join(" ").as_str(), both.module.values().map(|m| m.binds.len()).max()),
+        ("one two", Some(2))
+    );
+    for (text, why) in [
+        ("[module.x]\nwhne = 'always'", "unknown field `whne`"),
+        ("module = 1", "unknown key 'module'"),
+        ("[modul.x]\n", "did you mean 'module'?"),
+        ("[module.x]\nwhen = 'if image has'", "module.x: 'if image has' needs image-has"),
+        ("[module.x]\nconflicts = ['y']", "module.x: it conflicts with 'y', which is no module"),
+    ] {
+        let refusal = site(text).expect_err(text);
+        assert!(refusal.what.contains(why) && refusal.hint.is_some(), "{refusal}");
+    }
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../slurm-conf/grus.d");
+    let mut all = vec![];
+    for entry in std::fs::read_dir(dir).expect("slurm-conf/grus.d").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("an example");
+        let example = site(&text).unwrap_or_else(|refusal| panic!("{}: {refusal}", entry.path().display()));
+        assert!(!example.module.is_empty() && text.contains("Copy to /etc/grus/grus.d"));
+        all.push((entry.path().display().to_string(), text));
+    }
+    assert!(Site::parse(&all).expect("together").module.len() > all.len());
+}
+
+#[test]
 fn repository_paths_are_filled_in() {
     let environment = BTreeMap::from([("SCRATCH".to_owned(), "/s/a".to_owned())]);
     let who = Who { user: "alice", home: "/home/alice", uid: 7, environment: &environment };

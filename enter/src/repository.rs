@@ -198,7 +198,7 @@ mod tests {
             };
             fs::write(layout.image(&digest), "x").expect("image");
             fs::write(layout.meta(&digest), meta.to_json()).expect("metadata");
-            let tag = Tag { digest: digest.clone(), resolved: None };
+            let tag = Tag { digest: digest.clone(), resolved: None, signatures: vec![] };
             fs::write(layout.tag(&app, &platform).expect("a tag"), tag.to_json()).expect("tag");
             layout.image(&digest)
         };

@@ -117,7 +117,7 @@ fn filled(root: &Path) -> (Layout, Digest, Platform) {
     for name in ["app:1".to_owned(), format!("app@{index}")] {
         let file = layout.tag(&reference(&name), &here).expect("a file");
         fs::create_dir_all(file.parent().expect("a directory")).expect("repository");
-        let tag = Tag { digest: digest.clone(), resolved: Some(index.clone()) };
+        let tag = Tag { digest: digest.clone(), resolved: Some(index.clone()), signatures: vec![] };
         fs::write(file, tag.to_json()).expect("repository");
     }
     (layout, digest, here)

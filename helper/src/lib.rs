@@ -24,6 +24,7 @@ pub mod repository;
 pub mod reuse;
 pub mod save;
 pub mod section;
+pub mod signature;
 pub mod tree;
 pub mod valid;
 pub mod verify;

@@ -62,6 +62,7 @@ const ROWS: &[Row] = &[
     row("container-pull=never", "echo here", "here"),
     row("container-batch", "echo step", "step"),
     row("container-mpi=image", "echo own", "own"),
+    row("container-module=marked", "echo $MODULE; cat /opt/module/hostname | wc -l", "marked\n1"),
 ];
 
 /// How a row is given, and what its proof says.
@@ -116,7 +117,8 @@ fn each(lab: &Lab, way: &str, test: impl Fn(&Filled, &Path) -> Option<Output> + 
         let saved = dir.join("saved.squashfs");
         assert!(name != "container-save" || saved.is_file(), "there is no {}: {run}", saved.display());
     };
-    with_client(lab, "", || {
+    let module = "[module.marked]\nbinds = ['/etc/hostname:/opt/module/hostname:ro']\nenvironment.set = { MODULE = 'marked' }\n";
+    with_client(lab, module, || {
         for rows in ROWS.chunks(AT_ONCE) {
             std::thread::scope(|scope| rows.iter().for_each(|of| drop(scope.spawn(|| row(of)))));
         }

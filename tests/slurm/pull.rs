@@ -9,6 +9,7 @@ crate::tests![
     a_changed_tag_is_pulled_only_when_asked,
     a_batch_job_pulls_at_submission,
     an_image_in_the_repository_needs_no_registry,
+    a_submission_obeys_the_sites_signature_policy,
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -64,4 +65,19 @@ fn an_image_in_the_repository_needs_no_registry(lab: &Lab) {
     let run = lab.srun(&[&image, "sh", "-c", "echo $IMAGE_NAME"]).run();
     lab.registry().launch().expect("the registry starts again");
     let _ = run.success().stdout_is("busybox");
+}
+
+fn a_submission_obeys_the_sites_signature_policy(lab: &Lab) {
+    let reference = push(lab, "busybox", "pull/rejected:1");
+    let policy = lab.dir().join("policy.json");
+    let rejects = r#"{"default": [{"type": "insecureAcceptAnything"}],
+                      "transports": {"docker": {"": [{"type": "reject"}]}}}"#;
+    std::fs::write(&policy, rejects).expect("the lab's own directory");
+    let image = format!("--container-image={reference}");
+    lab.with_site(&format!("signatures.policy = '{}'\n", policy.display()), || {
+        let run = lab.srun(&[&image, "true"]).run().failure();
+        let _ = run.stderr_has("is rejected by the signature policy");
+        let _ = lab.grus(&["images"]).run().success().stdout_lacks("pull/rejected");
+    });
+    let _ = lab.srun(&[&image, "true"]).run().success();
 }

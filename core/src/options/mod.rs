@@ -56,6 +56,8 @@ pub enum Opt {
     Batch,
     /// `--container-mpi`
     Mpi,
+    /// `--container-module`
+    Module,
 }
 
 /// One option: its name, its value, its text.
@@ -333,6 +335,17 @@ pub const TABLE: &[Spec] = &[
                host's libfabric if that fits; 'host' and the name of a stack refuse what does not fit; 'image' \
                changes nothing; 'fabric' replaces libfabric alone. 'grus explain IMAGE' tells what would be done \
                and why. A step whose --mpi= the MPI in use does not understand is refused.",
+    },
+    Spec {
+        opt: Opt::Module,
+        name: "container-module",
+        value: Some("NAME[,NAME...]|none"),
+        repeatable: false,
+        usage: "bring in these modules of the site; with none, no others: none alone, or none,NAME",
+        text: "Modules are what the site has put together for a fabric or a service: binds and variables. Some come by \
+               themselves, where the node has the device or the image the library; others where they are named here. \
+               What is named is had as a whole, or there is no container. 'none' leaves out those that would come by \
+               themselves. 'grus plan IMAGE' shows which a container has.",
     },
 ];
 

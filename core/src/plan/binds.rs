@@ -1,6 +1,7 @@
 //! Which mounts a container wants, before anyone has looked whether they can be had.
 
 use super::client::Client;
+use crate::module::Active;
 use crate::mount::{Mount, What};
 use crate::path::AbsPath;
 use crate::plan::{Launch, Opener};
@@ -32,10 +33,21 @@ const SYSTEM: &[&str] =
 const SHARED: &[&str] = &["home", "media", "mnt", "opt", "root", "srv", "tmp", "var"];
 
 /// All mounts of a launch, by depth of destination, so that what is inside comes after what is around it.
-pub(super) fn wanted(launch: &Launch, client: Option<&Client>) -> Result<Vec<Wanted>, Refusal> {
+pub(super) fn wanted(
+    launch: &Launch,
+    client: Option<&Client>,
+    modules: &[Active],
+) -> Result<Vec<Wanted>, Refusal> {
     let user = user_mounts(&launch.request.mounts)?;
     let taken = |path: &AbsPath| user.iter().any(|u| u.mount.destination == *path);
     let mut all = site_binds(launch);
+    // The first module, which may have been asked for, has the last word.
+    for (mount, asked) in
+        modules.iter().rev().flat_map(|of| of.module.mounts().into_iter().map(|m| (m, of.asked)))
+    {
+        all.retain(|bind| bind.mount.destination != mount.destination);
+        all.push(from_mount(&mount, Opener::Site, asked && !mount.optional));
+    }
     all.extend(home(launch));
     let mut left_out: Vec<AbsPath> = vec![];
     for mount in launch.request.mounts.iter().filter(|m| m.what == What::Nothing) {

@@ -3,12 +3,14 @@
 use super::binds::wanted;
 use super::client;
 use super::draft::Draft;
+use super::resolve::locate;
 use super::seen::Known;
 use super::tasks::{entrypoint, network_warnings, remaps_root};
-use super::{Host, How, Job, LaunchPlan, Rootfs};
+use super::{Host, How, Job, LaunchPlan, Opener, Rootfs};
 use crate::environment;
 use crate::identity::{group, passwd, MAX_DATABASE};
 use crate::image::ImageConfig;
+use crate::module::{self, Active, Surroundings};
 use crate::mount::check_scratch;
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -42,7 +44,8 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         Known { rootfs, seen: launch.swap.filter(|_| launch.request.name.is_none()).map(|swap| &swap.seen) };
     let mut draft = Draft::new(&known, host);
     let client = client::client(launch, &known, host, &mut draft.warnings)?;
-    let wanted = wanted(launch, client.as_ref())?;
+    let modules = modules(launch, &known, host)?;
+    let wanted = wanted(launch, client.as_ref(), &modules)?;
     check_scratch(&launch.site.scratch, wanted.iter().map(|wanted| &wanted.mount))?;
     let writable =
         launch.request.name.is_some() || launch.request.writable.unwrap_or(launch.site.container.writable);
@@ -69,7 +72,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     let mut environment = environment::decide(
         launch.config,
         swap,
-        &launch.site.environment,
+        &module::rules(&modules, &launch.site.environment),
         &launch.job.environment,
         &launch.request.env,
     );
@@ -89,6 +92,26 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         entrypoint,
         stack: swap.map(|swap| swap.stack.clone()),
         check: swap.filter(|_| launch.site.mpi.verify).and_then(|swap| swap.check.clone()),
+        modules: modules.iter().map(|active| active.name.as_str().to_owned()).collect(),
         warnings: draft.warnings,
     })
+}
+
+/// The site's modules that the container gets.
+fn modules<'a>(
+    launch: &Launch<'a>,
+    rootfs: &dyn Rootfs,
+    host: &dyn Host,
+) -> Result<Vec<Active<'a>>, Refusal> {
+    struct Around<'a>(&'a dyn Rootfs, &'a dyn Host);
+    impl Surroundings for Around<'_> {
+        fn device(&self, path: &AbsPath) -> bool {
+            self.1.source(path, Opener::Site).is_ok()
+        }
+
+        fn image(&self, path: &AbsPath) -> bool {
+            locate(self.0, path).is_ok_and(|located| located.entry.is_some())
+        }
+    }
+    module::active(&launch.site.module, launch.request.modules.as_ref(), &Around(rootfs, host))
 }

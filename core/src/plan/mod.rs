@@ -54,6 +54,8 @@ pub struct LaunchPlan {
     pub stack: Option<String>,
     /// What the image's loader must say before tasks start, where libraries of the host are swapped in.
     pub check: Option<Check>,
+    /// The site's modules that it has.
+    pub modules: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }

@@ -36,6 +36,9 @@ impl fmt::Display for LaunchPlan {
         if !self.entrypoint.is_empty() {
             writeln!(f, "entry     {}", printable(&self.entrypoint.join(" ")))?;
         }
+        for module in &self.modules {
+            writeln!(f, "module    {}", printable(module))?;
+        }
         if let Some(stack) = &self.stack {
             writeln!(f, "stack     {}", printable(stack))?;
         }

@@ -14,6 +14,7 @@ use crate::site::Site;
 use crate::swap::{Check, Extent, ExtraBind, Swap};
 
 mod client;
+mod modules;
 mod tasks;
 
 /// An image's tree: path to entry, and contents of files.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::digest::Digest;
+use crate::module;
 use crate::mount::{check_number, Mount, MAX_MOUNTS};
 use crate::name::Name;
 use crate::options::{spec, Opt};
@@ -150,6 +151,9 @@ pub struct Request {
     /// `--container-mpi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mpi: Option<Mode>,
+    /// `--container-module`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules: Option<module::Asked>,
     /// Set by the submit side: what was decided about the image's MPI. A node without it decides itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ruling: Option<Box<Ruling>>,
@@ -203,6 +207,7 @@ impl Request {
                 Ok(())
             }
             Opt::Mpi => set_once(&mut self.mpi, Mode::parse(value)?, opt),
+            Opt::Module => set_once(&mut self.modules, module::Asked::parse(value)?, opt),
         }
     }
 
@@ -243,6 +248,7 @@ impl Request {
             pull: self.pull.or(job.pull),
             batch: self.batch.or(job.batch),
             mpi: self.mpi.or(job.mpi),
+            modules: self.modules.or(job.modules),
             ruling,
         }
     }
@@ -277,6 +283,7 @@ impl Request {
             (self.pull.is_some(), Opt::Pull),
             (self.batch.is_some(), Opt::Batch),
             (self.mpi.is_some(), Opt::Mpi),
+            (self.modules.is_some(), Opt::Module),
         ];
         said.iter().filter(|(said, _)| *said).map(|(_, opt)| spec(*opt).name).collect()
     }
@@ -322,6 +329,9 @@ impl Request {
             return Err(malformed(&format!("more than {MAX_MOUNTS} mounts")));
         }
         check_number(&self.mounts)?;
+        if self.modules.as_ref().is_some_and(|asked| asked.names.len() > module::MAX_MODULES) {
+            return Err(malformed("too many modules"));
+        }
         self.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(|why| malformed(&why))?;
         Ok(self)
     }

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::printable;
+use grus_core::signature::Signed;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -51,6 +52,8 @@ struct Shown<'a> {
     size: Option<u64>,
     unpacked_size: Option<u64>,
     path: String,
+    #[serde(skip_serializing_if = "<[Signed]>::is_empty")]
+    signatures: &'a [Signed],
 }
 
 impl Args {
@@ -124,5 +127,6 @@ fn shown(row: &Row, path: String) -> Shown<'_> {
         size: row.meta.as_ref().map(|m| m.size),
         unpacked_size: row.meta.as_ref().map(|m| m.unpacked_size),
         path,
+        signatures: &row.signatures,
     }
 }

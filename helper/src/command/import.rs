@@ -75,6 +75,7 @@ impl Args {
             reference: &self.name,
             platform: self.making.platform(),
             resolved: None,
+            signatures: vec![],
             start: Instant::now(),
         };
         let made = match self.from.to_str().map(address).transpose()?.flatten() {

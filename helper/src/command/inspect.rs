@@ -3,6 +3,7 @@
 use grus_core::image::ImageMeta;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
+use grus_core::signature::Signed;
 use serde::Serialize;
 
 use super::name::{meant, Meant};
@@ -30,6 +31,8 @@ pub struct Args {
 struct Shown<'a> {
     tags: Vec<String>,
     path: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signatures: Vec<&'a Signed>,
     #[serde(flatten)]
     meta: &'a ImageMeta,
 }
@@ -58,14 +61,14 @@ fn shown<'a>(
     name: &str,
     what: Meant<'a>,
     repository: &Repository,
-    listing: &Listing,
+    listing: &'a Listing,
 ) -> Result<Vec<Shown<'a>>, Failure> {
     let (Meant::Tag(rows) | Meant::Image(_, rows)) = what;
     let mut all: Vec<Shown> = vec![];
     for meta in rows.iter().filter_map(|row| row.meta.as_ref()) {
         if !all.iter().any(|s| s.meta.digest == meta.digest) {
             let path = repository.layout().image(&meta.digest).display().to_string();
-            all.push(Shown { tags: tags(listing, meta), path, meta });
+            all.push(Shown { tags: tags(listing, meta), path, signatures: signatures(listing, meta), meta });
         }
     }
     match all.is_empty() {
@@ -77,6 +80,18 @@ fn shown<'a>(
 fn tags(listing: &Listing, meta: &ImageMeta) -> Vec<String> {
     let of = listing.rows.iter().filter(|row| row.digest == meta.digest);
     of.filter_map(|row| row.reference.as_ref()).map(Reference::to_string).collect()
+}
+
+/// The signatures that any of its names was taken for, each once.
+fn signatures<'a>(listing: &'a Listing, meta: &ImageMeta) -> Vec<&'a Signed> {
+    let mut all: Vec<&Signed> = vec![];
+    for signed in listing.rows.iter().filter(|row| row.digest == meta.digest).flat_map(|row| &row.signatures)
+    {
+        if !all.contains(&signed) {
+            all.push(signed);
+        }
+    }
+    all
 }
 
 fn damaged(name: &str) -> Failure {

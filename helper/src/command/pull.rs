@@ -22,6 +22,7 @@ use crate::progress::{Progress, Style};
 use crate::registry::{address, Client, Held, Progress as Watch, Resolved};
 use crate::repository::{Keep, Kept, Start};
 use crate::reuse::Found;
+use crate::signature::Judge;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -30,7 +31,10 @@ Examples:
   grus pull nvcr.io/nvidia/pytorch:25.09-py3 torch    kept as torch:latest
   grus pull --platform linux/arm64 ubuntu:24.04       for nodes of another architecture
   grus pull --login registry.example.org/private/app  asks for name and password, keeps neither
-  grus pull oci-archive:app.tar app:1.0               the same as grus import app.tar app:1.0";
+  grus pull oci-archive:app.tar app:1.0               the same as grus import app.tar app:1.0
+
+An image that a policy wants signed is taken only with a good signature: ~/.config/containers/policy.json
+or /etc/containers/policy.json, and the site's own (signatures.policy in grus.toml).";
 
 /// Arguments of `grus pull`.
 #[derive(Debug, clap::Args)]
@@ -112,21 +116,29 @@ impl<'a> Pull<'a> {
             reference: &self.local,
             platform: making.platform(),
             resolved: None,
+            signatures: vec![],
             start: Instant::now(),
         };
         // Fails early, before anything is fetched, where the repository cannot be written.
         repository.prepare()?;
         let asked = self.args.login || self.args.account.given();
         let login = asked.then(|| self.args.account.ask(&self.remote.registry)).transpose()?;
-        let client = Arc::new(Client::new(settings(context, login))?);
-        if let Some(made) = self.unchanged(&mut target, &client)? {
-            return making.report(&made);
+        let settings = settings(context, login);
+        let judge = Judge::new(&context.site, &settings.paths)?;
+        let signed = judge.admits(&self.remote)?;
+        let client = Arc::new(Client::new(settings)?);
+        // What is here may be from before a policy came, or changed: where signatures are wanted, they are asked for.
+        if !signed {
+            if let Some(made) = self.unchanged(&mut target, &client)? {
+                return making.report(&made);
+            }
         }
         let resolved = client.resolve(&self.remote, &target.platform)?;
         if making.style() == Style::Full {
             resolved.notes.iter().for_each(|note| output::note(note));
         }
         target.resolved = Some(resolved.top_digest().clone());
+        target.signatures = judge.verify(&client, &resolved)?;
         let fetch = || {
             let layers: Vec<Digest> = resolved.layers.iter().map(|l| l.digest.clone()).collect();
             let found = Found::look(&context.lookup()?, &resolved.digest, &layers);

@@ -9,6 +9,7 @@ use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
 use grus_core::repository::Tag;
+use grus_core::signature::Signed;
 use grus_squash::{Compression, Options};
 use serde::Serialize;
 
@@ -77,7 +78,11 @@ impl Making {
                 made.seconds
             ),
         };
-        output::print(&(what + "\n"))
+        let signed = made
+            .signatures
+            .iter()
+            .map(|s| format!("signed as {} by the key {}\n", printable(&s.identity), printable(&s.key)));
+        output::print(&(what + "\n" + &signed.collect::<String>()))
     }
 }
 
@@ -106,6 +111,8 @@ pub struct Made {
     unpacked_size: u64,
     seconds: f64,
     status: Status,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signatures: Vec<Signed>,
 }
 
 /// An image on its way into the repository under a name.
@@ -118,6 +125,8 @@ pub struct Target<'a> {
     pub platform: Platform,
     /// What the registry answered, if one was asked.
     pub resolved: Option<Digest>,
+    /// The signatures that a policy wanted.
+    pub signatures: Vec<Signed>,
     /// When the command began.
     pub start: Instant,
 }
@@ -162,7 +171,8 @@ impl Target<'_> {
 
     /// Points the name at an image.
     pub fn tag(&self, meta: ImageMeta, status: Status) -> Result<Made, Failure> {
-        let tag = Tag { digest: meta.digest.clone(), resolved: self.resolved.clone() };
+        let signatures = self.signatures.clone();
+        let tag = Tag { digest: meta.digest.clone(), resolved: self.resolved.clone(), signatures };
         if !self.repository.set_tag(self.reference, &self.platform, &tag)? {
             return Err(Failure::System {
                 what: format!("{} was removed by another command meanwhile", self.reference.familiar()),
@@ -178,6 +188,7 @@ impl Target<'_> {
             unpacked_size: meta.unpacked_size,
             seconds: self.start.elapsed().as_secs_f64(),
             status,
+            signatures: tag.signatures,
         })
     }
 }

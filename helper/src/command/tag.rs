@@ -43,7 +43,7 @@ impl Args {
         let mut done = 0;
         for row in rows.iter().filter(|row| row.meta.is_some()) {
             // The registry's answer belongs to the old name: asked for the new one, it may say otherwise.
-            let tag = Tag { digest: row.digest.clone(), resolved: None };
+            let tag = Tag { digest: row.digest.clone(), resolved: None, signatures: row.signatures.clone() };
             done += usize::from(repository.set_tag(&self.name, &row.platform, &tag)?);
         }
         match done {

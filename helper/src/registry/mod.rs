@@ -5,6 +5,7 @@
 //! stream ends well whose digest or size is not the manifest's.
 
 mod answer;
+mod attached;
 pub mod auth_store;
 pub mod challenge;
 mod content_range;
@@ -43,6 +44,7 @@ use self::layer_stream::Running;
 use self::resolve::{worth_another, Resolver};
 use self::transport::{lock, Transport};
 
+pub use attached::{Attached, MAX_SIGNATURE, MAX_SIGNATURES};
 pub use error::{Kind, RegistryError};
 pub use file::{address, WebFile};
 pub use layer_stream::Held;

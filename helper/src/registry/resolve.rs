@@ -115,25 +115,15 @@ impl Resolver {
         self.document(&call, MAX_CONFIG, "the configuration", Some(&manifest.config.digest)).await
     }
 
-    /// A whole small document, fetched again where the connection breaks.
-    async fn document(
+    /// A whole small document that must have `digest`, if one is given.
+    pub(super) async fn document(
         &self,
         call: &Call<'_>,
         most: usize,
         what: &str,
         digest: Option<&Digest>,
     ) -> Result<Vec<u8>, RegistryError> {
-        let mut backoff = self.backoff();
-        loop {
-            let failure = match self.transport.send(call).await {
-                Ok(mut reply) => match self.transport.body(&mut reply.response, most).await {
-                    Ok(bytes) => return self.verified(bytes, what, digest),
-                    Err(failure) => failure,
-                },
-                Err(failure) => failure,
-            };
-            pause(backoff.pause(failure)?).await;
-        }
+        self.verified(whole(&self.transport, call, most).await?, what, digest)
     }
 
     fn verified(
@@ -155,13 +145,12 @@ impl Resolver {
         }
     }
 
-    fn call<'a>(&self, endpoint: &'a Endpoint, path: &'a str, method: Method) -> Call<'a> {
+    pub(super) fn call<'a>(&self, endpoint: &'a Endpoint, path: &'a str, method: Method) -> Call<'a> {
         Call { endpoint, method, path, accept: Some(ACCEPT), range: None, direct: None }
     }
 
     fn backoff(&self) -> Backoff {
-        let settings = &self.transport.settings;
-        Backoff::new(settings.retries, settings.retry_pause).first_contact()
+        first_contact(&self.transport)
     }
 }
 
@@ -176,10 +165,28 @@ pub async fn knock(transport: &Transport, endpoint: &Endpoint) -> Result<(), Reg
     first_answer(transport, &call).await.map(drop)
 }
 
+/// The whole of a small answer, fetched again where the connection breaks.
+pub async fn whole(transport: &Transport, call: &Call<'_>, most: usize) -> Result<Vec<u8>, RegistryError> {
+    let mut backoff = first_contact(transport);
+    loop {
+        let failure = match transport.send(call).await {
+            Ok(mut reply) => match transport.body(&mut reply.response, most).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        pause(backoff.pause(failure)?).await;
+    }
+}
+
+fn first_contact(transport: &Transport) -> Backoff {
+    Backoff::new(transport.settings.retries, transport.settings.retry_pause).first_contact()
+}
+
 /// Sends a first question until it is answered.
 pub async fn first_answer(transport: &Transport, call: &Call<'_>) -> Result<Reply, RegistryError> {
-    let settings = &transport.settings;
-    let mut backoff = Backoff::new(settings.retries, settings.retry_pause).first_contact();
+    let mut backoff = first_contact(transport);
     loop {
         match transport.send(call).await {
             Ok(reply) => return Ok(reply),

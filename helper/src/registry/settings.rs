@@ -55,6 +55,10 @@ pub struct Paths {
     pub registries_conf: Vec<PathBuf>,
     /// Directories of drop-ins to it, later ones win.
     pub registries_conf_d: Vec<PathBuf>,
+    /// containers-policy.json(5): the first file that exists is read.
+    pub policies: Vec<PathBuf>,
+    /// Directories of containers-registries.d(5): the first that exists is read.
+    pub registries_d: Vec<PathBuf>,
     /// Where credential helpers are looked up; `PATH` if None.
     pub helper_path: Option<OsString>,
 }
@@ -115,6 +119,8 @@ impl Paths {
                 etc("containers/registries.conf"),
             ]),
             registries_conf_d: list([etc("containers/registries.conf.d"), own("registries.conf.d"), None]),
+            policies: list([own("policy.json"), etc("containers/policy.json"), None]),
+            registries_d: list([own("registries.d"), etc("containers/registries.d"), None]),
             helper_path: None,
         }
     }

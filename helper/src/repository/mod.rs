@@ -22,6 +22,7 @@ pub use read::{Listing, Row};
 pub use remove::Removed;
 pub use temp::TempFile;
 pub use write::put;
+pub(crate) use write::read_limited;
 
 /// One repository, which need not exist yet.
 #[derive(Clone, Debug)]

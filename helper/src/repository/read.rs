@@ -12,6 +12,7 @@ use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::printable;
 use grus_core::repository::{Tag, MAX_TAG};
+use grus_core::signature::Signed;
 
 use super::write::read_limited;
 use super::Repository;
@@ -31,6 +32,8 @@ pub struct Row {
     pub digest: Digest,
     /// What the registry answered for the tag.
     pub resolved: Option<Digest>,
+    /// The signatures it was taken for.
+    pub signatures: Vec<Signed>,
     /// Its metadata; None if the image or its metadata is missing or damaged.
     pub meta: Option<ImageMeta>,
 }
@@ -119,6 +122,7 @@ impl Repository {
                         platform,
                         digest,
                         resolved: None,
+                        signatures: vec![],
                         meta: Some(meta.clone()),
                     });
                 }
@@ -148,6 +152,7 @@ fn row(above: &[String], name: &str, path: &Path) -> Option<Row> {
         platform,
         digest: content.digest,
         resolved: content.resolved,
+        signatures: content.signatures,
         meta: None,
     })
 }

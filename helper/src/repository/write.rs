@@ -155,7 +155,7 @@ fn unsound(why: &str) -> Refusal {
 }
 
 /// Reads a small file whole, at most `limit` bytes of it plus one, so that the caller sees it is too long.
-pub(super) fn read_limited(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_limited(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![];
     File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

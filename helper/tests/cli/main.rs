@@ -17,6 +17,8 @@ mod scan;
 #[allow(dead_code)] // other tests use the rest
 #[path = "../registry/server.rs"]
 mod server;
+mod signatures;
+mod simple_signing;
 mod support;
 mod tidy;
 #[allow(dead_code)] // other tests use the rest

@@ -12,13 +12,13 @@ use crate::archives::*;
 use crate::support::{Lab, Output};
 
 /// A registry on a free port; stopped at the end.
-struct Registry {
+pub struct Registry {
     child: Child,
-    host: String,
+    pub host: String,
 }
 
 impl Registry {
-    fn start(lab: &Lab) -> Option<Self> {
+    pub fn start(lab: &Lab) -> Option<Self> {
         Self::start_with(lab, "")
     }
 
@@ -48,7 +48,7 @@ impl Registry {
         Some(Self { child, host })
     }
 
-    fn push(&self, layout: &Path, name: &str) {
+    pub fn push(&self, layout: &Path, name: &str) {
         self.push_as(layout, name, "nobody:nothing");
     }
 
@@ -71,7 +71,7 @@ impl Drop for Registry {
     }
 }
 
-fn json(said: Output) -> Value {
+pub fn json(said: Output) -> Value {
     serde_json::from_str(&said.ok().out).expect("JSON")
 }
 

@@ -43,6 +43,8 @@ pub fn paths(home: &Path) -> Paths {
         certs_dirs: vec![home.join("certs.d")],
         registries_conf: vec![home.join("registries.conf")],
         registries_conf_d: vec![],
+        policies: vec![],
+        registries_d: vec![],
         helper_path: Some(home.join("bin").into()),
     }
 }
