@@ -84,6 +84,7 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         entrypoint: vec![],
         stack: None,
         check: None,
+        devices: vec![],
         warnings: vec![],
     };
     // The step that joins can be joined itself.

@@ -7,6 +7,7 @@
 mod batch;
 mod client;
 mod cluster;
+mod devices;
 mod entrypoint;
 mod environment;
 mod failures;
@@ -74,6 +75,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("client", client::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
+    ("devices", devices::TESTS),
     ("torture", torture::TESTS),
     ("failures", failures::TESTS),
     ("leaks", leaks::TESTS),

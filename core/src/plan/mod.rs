@@ -8,7 +8,9 @@
 mod binds;
 mod client;
 mod decide;
+mod devices;
 mod draft;
+mod driver;
 mod facts;
 mod resolve;
 mod seen;
@@ -17,6 +19,8 @@ mod stack;
 mod tasks;
 
 pub use decide::{decide, Launch};
+pub use devices::wants_devices;
+pub use driver::{fits, Fit};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
 pub use resolve::exists;
 pub use seen::Seen;
@@ -54,6 +58,8 @@ pub struct LaunchPlan {
     pub stack: Option<String>,
     /// What the image's loader must say before tasks start, where libraries of the host are swapped in.
     pub check: Option<Check>,
+    /// The devices it was given, and from which file.
+    pub devices: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
