@@ -221,7 +221,14 @@ mod tests {
         let rules = Rules { set: map(&[("B", "site")]), ..Default::default() };
         let asked = [("A", None), ("LD_LIBRARY_PATH", None), ("B", Some("mine")), ("GONE", None)];
         let asked = asked.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into();
-        let edits = super::decide(&image(&["A=image", "GONE=image"]), None, &OfDevices::default(), &rules, &job, &asked);
+        let edits = super::decide(
+            &image(&["A=image", "GONE=image"]),
+            None,
+            &OfDevices::default(),
+            &rules,
+            &job,
+            &asked,
+        );
         for (name, value) in [("A", "job"), ("LD_LIBRARY_PATH", "/host"), ("B", "mine"), ("GONE", "image")] {
             assert_eq!(edits.set[name], value, "{name}");
         }

@@ -93,7 +93,9 @@ impl Host for Sources<'_> {
 
     fn library(&self, path: &AbsPath, opener: Opener) -> Option<Object> {
         // A FIFO or a device is not opened.
-        (self.source(path, opener) == Ok(Kind::File)).then(|| self.readable(path, opener).ok())?.map(|fd| library::facts(fd.into()))?
+        (self.source(path, opener) == Ok(Kind::File))
+            .then(|| self.readable(path, opener).ok())?
+            .map(|fd| library::facts(fd.into()))?
     }
 
     fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {

@@ -25,7 +25,8 @@ struct Gpus {
 
 impl Gpus {
     fn new(lab: &Lab, name: &str) -> Self {
-        let gpus = Self { dev: format!("/dev/grus-{name}").into(), cdi: lab.dir().join(format!("cdi-{name}")) };
+        let gpus =
+            Self { dev: format!("/dev/grus-{name}").into(), cdi: lab.dir().join(format!("cdi-{name}")) };
         let _ = fs::remove_dir_all(&gpus.dev);
         fs::create_dir(&gpus.dev).expect("devtmpfs");
         for (file, minor) in gpus.files().iter().zip(["7", "5"]) {
@@ -79,11 +80,13 @@ impl Drop for Gpus {
 
 /// The lines of two steps that run side by side, each with a GPU of the job's two.
 fn side_by_side(cluster: &Cluster, image: &str, report: &str) -> Vec<String> {
-    let step = format!("srun -n1 --exact --gres=gpu:1 --container-image={image} sh -c '{report}; sleep 3' &\n");
+    let step =
+        format!("srun -n1 --exact --gres=gpu:1 --container-image={image} sh -c '{report}; sleep 3' &\n");
     let script = format!("#!/bin/sh\n{step}{step}wait\n");
     let job = cluster.sbatch(&["-n2", "--gres=gpu:2"], &script);
     let end = job.wait(Duration::from_secs(60)).completed();
-    let mut lines: Vec<String> = end.output.lines().filter(|l| l.starts_with("gpus=")).map(str::to_owned).collect();
+    let mut lines: Vec<String> =
+        end.output.lines().filter(|l| l.starts_with("gpus=")).map(str::to_owned).collect();
     lines.sort();
     lines
 }
@@ -129,7 +132,8 @@ fn tasks_keep_what_slurm_binds_them_to(lab: &Lab) {
     let image = format!("--container-image={}", lab.system_image("busybox"));
     gpus.on(lab, "gpusbound", true, |cluster| {
         let lines = |more: &[&str]| {
-            let srun = cluster.user("srun").args(["-n2", "--gres=gpu:2", "--gpu-bind=map_gpu:0,1"]).args(more);
+            let srun =
+                cluster.user("srun").args(["-n2", "--gres=gpu:2", "--gpu-bind=map_gpu:0,1"]).args(more);
             srun.args(["sh", "-c", "echo task $SLURM_LOCALID has $CUDA_VISIBLE_DEVICES of $SLURM_STEP_GPUS"])
                 .run()
                 .success()
@@ -148,12 +152,18 @@ fn devices_are_chosen_on_the_command_line(lab: &Lab) {
     let gpus = Gpus::new(lab, "chosen");
     let image = format!("--container-image={}", lab.system_image("busybox"));
     gpus.on(lab, "gpuschosen", true, |cluster| {
-        let srun = |args: &[&str]| cluster.user("srun").arg(&image).args(args).args(["sh", "-c", &gpus.report()]).run();
+        let srun = |args: &[&str]| {
+            cluster.user("srun").arg(&image).args(args).args(["sh", "-c", &gpus.report()]).run()
+        };
         let _ = srun(&["--gres=gpu:1", "--container-gpu=none"]).success().stdout_has("told=, ");
         let _ = srun(&["--gres=gpu:2", "--container-gpu=all"]).success().stdout_has("told=yes,yes opens=01");
-        let _ = srun(&["--gres=gpu:2", "--container-device=nvidia.com/gpu=1"]).success().stdout_has("told=,yes ");
+        let _ =
+            srun(&["--gres=gpu:2", "--container-device=nvidia.com/gpu=1"]).success().stdout_has("told=,yes ");
         let refused = srun(&["--gres=gpu:1", "--container-device=nvidia.com/gpu=1"]);
-        let _ = refused.failure().stderr_has("Slurm gave this step nvidia.com/gpu=0").stderr_has("hint: ask Slurm for it");
+        let _ = refused
+            .failure()
+            .stderr_has("Slurm gave this step nvidia.com/gpu=0")
+            .stderr_has("hint: ask Slurm for it");
         let _ = srun(&["--container-device=amd.com/gpu=0"]).failure().stderr_has("and no amd.com/gpu");
     });
 }

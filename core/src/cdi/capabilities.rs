@@ -5,7 +5,10 @@ use crate::path::AbsPath;
 /// The parts, and beginnings of the names of their files (libnvidia-container's nvc_info.c). A file that is in no part
 /// always comes.
 const PARTS: &[(&str, &[&str])] = &[
-    ("utility", &["nvidia-smi", "nvidia-debugdump", "nvidia-persistenced", "libnvidia-cfg.", "libnvidia-nscq."]),
+    (
+        "utility",
+        &["nvidia-smi", "nvidia-debugdump", "nvidia-persistenced", "libnvidia-cfg.", "libnvidia-nscq."],
+    ),
     (
         "compute",
         &[
@@ -55,8 +58,12 @@ pub struct Capabilities(Option<Vec<String>>);
 impl Capabilities {
     /// From the variable's value. Unset, empty or `all`: every part.
     pub fn of(value: Option<&str>) -> Self {
-        let words: Vec<String> =
-            value.unwrap_or_default().split(',').map(|w| w.trim().to_lowercase()).filter(|w| !w.is_empty()).collect();
+        let words: Vec<String> = value
+            .unwrap_or_default()
+            .split(',')
+            .map(|w| w.trim().to_lowercase())
+            .filter(|w| !w.is_empty())
+            .collect();
         // 'display' is what of graphics needs a screen; the files are the same.
         let all = words.is_empty() || words.iter().any(|w| w == "all");
         Self((!all).then_some(words))
@@ -82,8 +89,12 @@ mod tests {
         let want = |value, file: &str| {
             Capabilities::of(value).want(&AbsPath::parse(&format!("/usr/lib/{file}")).expect("static"))
         };
-        for file in ["libcuda.so.1", "libnvcuvid.so.575", "libnvidia-ml.so.1", "nvidia-smi", "gsp_ga10x.bin"] {
-            assert!([None, Some(""), Some("all"), Some("compute,all")].iter().all(|v| want(*v, file)), "{file}");
+        for file in ["libcuda.so.1", "libnvcuvid.so.575", "libnvidia-ml.so.1", "nvidia-smi", "gsp_ga10x.bin"]
+        {
+            assert!(
+                [None, Some(""), Some("all"), Some("compute,all")].iter().all(|v| want(*v, file)),
+                "{file}"
+            );
         }
         let some = Some("compute, utility");
         for (file, wanted) in [

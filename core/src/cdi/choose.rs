@@ -86,8 +86,9 @@ pub fn choose<'a>(q: &Question<'a>) -> Result<Chosen<'a>, Refusal> {
     match q.automatic(&mut chosen) {
         Ok(()) => {}
         Err(why) if q.said => {
-            return Err(Refusal::user(format!("--container-gpu=all: {why}"))
-                .hint("'grus host scan' on the node shows its devices; --container-gpu=auto takes what there is"))
+            return Err(Refusal::user(format!("--container-gpu=all: {why}")).hint(
+                "'grus host scan' on the node shows its devices; --container-gpu=auto takes what there is",
+            ))
         }
         Err(why) => chosen.warnings.push(format!("no GPU in the container: {why}")),
     }
@@ -102,7 +103,8 @@ impl<'a> Question<'a> {
             Refusal::user(format!("--container-device={name}: {why}"))
                 .hint("'grus host scan' on the node shows its devices")
         };
-        let gated = self.grant.filter(|_| is_gpu(&name.kind));
+        let gated =
+            self.grant.filter(|_| is_gpu(&name.kind) && !self.registry.devices(&name.kind).is_empty());
         let Some(grant) = gated else {
             return self.registry.find(&name.kind, &name.name).map(|found| vec![found]).map_err(refuse);
         };
@@ -126,9 +128,9 @@ impl<'a> Question<'a> {
     fn automatic(&self, chosen: &mut Chosen<'a>) -> Result<(), String> {
         let named = self.asked.iter().any(|a| matches!(a, Asked::Named(name) if is_gpu(&name.kind)));
         match (self.gpus, self.grant) {
-            (Gpus::None, _) | (Gpus::Auto, None) => Ok(()),
+            (Gpus::All, None) if self.said => self.whole_node(chosen),
+            (Gpus::None, _) | (Gpus::Auto | Gpus::All, None) => Ok(()),
             (Gpus::Auto, _) if named => Ok(()),
-            (Gpus::All, None) => self.whole_node(chosen),
             (Gpus::Auto | Gpus::All, Some(grant)) => {
                 let Some(kind) = self.kind()? else {
                     return if self.said { Err("this node describes no GPU".into()) } else { Ok(()) };
@@ -161,7 +163,7 @@ impl<'a> Question<'a> {
                 Err(_) => self.registry.devices(kind).into_iter().for_each(|f| chosen.pick(f, self.said)),
             }
         }
-        match chosen.picks.is_empty() && self.said {
+        match chosen.picks.is_empty() {
             true => Err("this node describes no GPU".into()),
             false => Ok(()),
         }
@@ -229,8 +231,11 @@ impl<'a> Question<'a> {
         if !self.grant.is_some_and(|grant| grant.local) {
             return vec![];
         }
-        let gpus: Vec<&Pick> = chosen.picks.iter().filter(|p| p.device.is_some() && is_gpu(&p.spec.kind)).collect();
-        let own = gpus.iter().flat_map(|p| p.spec.edits.nodes.iter().chain(p.device.iter().flat_map(|d| &d.edits.nodes)));
+        let gpus: Vec<&Pick> =
+            chosen.picks.iter().filter(|p| p.device.is_some() && is_gpu(&p.spec.kind)).collect();
+        let own = gpus
+            .iter()
+            .flat_map(|p| p.spec.edits.nodes.iter().chain(p.device.iter().flat_map(|d| &d.edits.nodes)));
         let own: BTreeSet<&AbsPath> = own.map(|node| &node.host).collect();
         let kinds: BTreeSet<&Kind> = gpus.iter().map(|p| &p.spec.kind).collect();
         let mut hidden: BTreeMap<&AbsPath, &Node> = BTreeMap::new();

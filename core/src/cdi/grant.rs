@@ -43,7 +43,8 @@ impl Grant {
         let indices = numbers(given)?;
         let visible: Vec<&str> = VISIBLE.iter().filter_map(|(_, name)| get(name)).collect();
         let by_id = |list: &&&str| list.split(',').all(is_id);
-        let ids = visible.iter().find(by_id).map_or(vec![], |ids| ids.split(',').map(str::to_owned).collect());
+        let ids =
+            visible.iter().find(by_id).map_or(vec![], |ids| ids.split(',').map(str::to_owned).collect());
         let counted = |list: &str| list.split(',').zip(0..).all(|(n, i): (&str, u32)| n.parse() == Ok(i));
         let local = visible.iter().all(|list| counted(list) || by_id(&list));
         Some(Self { indices, ids, local })

@@ -61,12 +61,14 @@ impl Effects {
             }
             "update-ldcache" | "create-soname-symlinks" => {
                 for folder in given("folder") {
-                    self.folders.insert(AbsPath::parse(folder).map_err(|_| format!("{} of {folder}", shown(hook)))?);
+                    self.folders
+                        .insert(AbsPath::parse(folder).map_err(|_| format!("{} of {folder}", shown(hook)))?);
                 }
             }
             "enable-cuda-compat" => {
                 let root = given("cuda-compat-container-root").next().unwrap_or(COMPAT);
-                let version = given("host-driver-version").next().and_then(|v| v.split('.').next()?.parse().ok());
+                let version =
+                    given("host-driver-version").next().and_then(|v| v.split('.').next()?.parse().ok());
                 let root = AbsPath::parse(root).map_err(|_| format!("{} of {root}", shown(hook)))?;
                 // Without a version there is nothing to compare with.
                 self.compat = version.map(|version| (root, version)).or(self.compat.take());
@@ -126,15 +128,25 @@ mod tests {
         let one = "/usr/bin/nvidia-cdi-hook";
         let hooks = [
             hook(one, &["nvidia-cdi-hook", "create-symlinks", "--link", "libcuda.so.1::/usr/lib/libcuda.so"]),
-            hook("/opt/bin/nvidia-ctk", &["nvidia-ctk", "hook", "create-symlinks", "--link=../x.so::/usr/lib/gbm/y.so"]),
-            hook("/usr/bin/amd-ctk", &["amd-ctk", "hook", "create-symlinks", "--link", "/opt/rocm::/opt/rocm-6"]),
-            hook(one, &["nvidia-cdi-hook", "update-ldcache", "--folder", "/usr/lib", "--folder", "/usr/lib/vdpau"]),
+            hook(
+                "/opt/bin/nvidia-ctk",
+                &["nvidia-ctk", "hook", "create-symlinks", "--link=../x.so::/usr/lib/gbm/y.so"],
+            ),
+            hook(
+                "/usr/bin/amd-ctk",
+                &["amd-ctk", "hook", "create-symlinks", "--link", "/opt/rocm::/opt/rocm-6"],
+            ),
+            hook(
+                one,
+                &["nvidia-cdi-hook", "update-ldcache", "--folder", "/usr/lib", "--folder", "/usr/lib/vdpau"],
+            ),
             hook(one, &["nvidia-cdi-hook", "create-soname-symlinks", "--folder=/usr/lib32"]),
             hook(one, &["nvidia-cdi-hook", "enable-cuda-compat", "--host-driver-version=575.57.08"]),
             hook(one, &["nvidia-cdi-hook", "disable-device-node-modification"]),
             hook(one, &["nvidia-cdi-hook", "chmod", "--mode", "755", "--path", "/dev/dri"]),
         ];
-        let links = [("/usr/lib/libcuda.so", "/usr/lib/libcuda.so.1"), ("/usr/lib/gbm/y.so", "/usr/lib/x.so")];
+        let links =
+            [("/usr/lib/libcuda.so", "/usr/lib/libcuda.so.1"), ("/usr/lib/gbm/y.so", "/usr/lib/x.so")];
         let links = links.into_iter().chain([("/opt/rocm-6", "/opt/rocm")]);
         assert_eq!(
             effects(&hooks),

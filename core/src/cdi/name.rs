@@ -160,7 +160,8 @@ mod tests {
         for kind in ["nvidia.com/gpu", "vendor.com/foo", "foo.bar.baz/foo-bar123.B_az", "a/b"] {
             assert_eq!(Kind::parse(kind).expect(kind).to_string(), kind);
         }
-        for kind in ["foo", "vendor.com/foo/", "vendor.com/foo/bar", "/gpu", "1a/b", "a/1b", "a-/b", "a/b c", "a/"]
+        for kind in
+            ["foo", "vendor.com/foo/", "vendor.com/foo/bar", "/gpu", "1a/b", "a/1b", "a-/b", "a/b c", "a/"]
         {
             assert!(Kind::parse(kind).is_err(), "{kind}");
         }

@@ -13,8 +13,7 @@ use crate::refusal::printable;
 pub const MAX_SPEC: usize = 4 << 20;
 
 /// Versions by major and minor number.
-const VERSIONS: &[(u32, u32)] =
-    &[(0, 3), (0, 4), (0, 5), (0, 6), (0, 7), (0, 8), (1, 0), (1, 1)];
+const VERSIONS: &[(u32, u32)] = &[(0, 3), (0, 4), (0, 5), (0, 6), (0, 7), (0, 8), (1, 0), (1, 1)];
 
 /// Points in a container's life at which hooks are asked for (OCI runtime-spec, config.md).
 const HOOK_NAMES: &[&str] =
@@ -242,7 +241,11 @@ impl RawNode {
     fn checked(self) -> Result<Node, String> {
         let kind = self.kind.unwrap_or_default();
         if !["", "b", "c", "u", "p"].contains(&kind.as_str()) {
-            return Err(format!("device node {}: there is no type '{}'", printable(&self.path), printable(&kind)));
+            return Err(format!(
+                "device node {}: there is no type '{}'",
+                printable(&self.path),
+                printable(&kind)
+            ));
         }
         if !self.permissions.unwrap_or_default().chars().all(|c| "rwm".contains(c)) {
             return Err(format!("device node {}: permissions are of r, w and m", printable(&self.path)));
@@ -329,7 +332,8 @@ impl<'de> Deserialize<'de> for Number {
                 i64::try_from(number).map(Number).map_err(|_| E::custom("a number is too large"))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
-                let octal = text.strip_prefix("0o").or(text.strip_prefix('0').filter(|rest| !rest.is_empty()));
+                let octal =
+                    text.strip_prefix("0o").or(text.strip_prefix('0').filter(|rest| !rest.is_empty()));
                 let number = octal.map_or_else(|| text.parse(), |digits| i64::from_str_radix(digits, 8));
                 number.map(Number).map_err(|_| E::custom(format!("'{}' is no whole number", printable(text))))
             }

@@ -73,11 +73,10 @@ fn every_generators_file_is_read() {
     assert_eq!(nvidia.edits.env[1], ("NVIDIA_VISIBLE_DEVICES".to_owned(), "void".to_owned()));
     assert_eq!(effects(&nvidia.edits.hooks).unknown.len(), 0);
     let amd = parse(AMD.as_bytes()).expect("amd");
-    assert_eq!(amd.devices[1].edits.nodes.iter().map(|n| n.path.as_str()).collect::<Vec<_>>(), [
-        "/dev/dri/card2",
-        "/dev/dri/renderD129",
-        "/dev/kfd"
-    ]);
+    assert_eq!(
+        amd.devices[1].edits.nodes.iter().map(|n| n.path.as_str()).collect::<Vec<_>>(),
+        ["/dev/dri/card2", "/dev/dri/renderD129", "/dev/kfd"]
+    );
     let intel = parse(INTEL.as_bytes()).expect("intel");
     assert_eq!(intel.devices[0].name, "0000-18-00-0-0x0bd5");
     assert!(!intel.devices[0].edits.mounts[0].recursive && !intel.devices[0].edits.mounts[0].readonly);
@@ -110,7 +109,9 @@ fn every_field_of_the_specification_is_understood() {
 #[test]
 fn malformed_and_hostile_files_are_refused_with_the_reason() {
     let spec = |edits: &str| {
-        format!(r#"{{"cdiVersion":"0.6.0","kind":"a.b/c","devices":[{{"name":"0","containerEdits":{{{edits}}}}}]}}"#)
+        format!(
+            r#"{{"cdiVersion":"0.6.0","kind":"a.b/c","devices":[{{"name":"0","containerEdits":{{{edits}}}}}]}}"#
+        )
     };
     for (text, why) in [
         ("", "it is empty"),
@@ -158,12 +159,16 @@ fn damaged_files_end_in_an_answer() {
 #[test]
 fn later_directories_win_and_equals_contradict_each_other() {
     let file = |node: &str| {
-        format!(r#"{{"cdiVersion":"0.6.0","kind":"a.b/c","devices":[{{"name":"0","containerEdits":{{"deviceNodes":[{{"path":"{node}"}}]}}}}]}}"#)
+        format!(
+            r#"{{"cdiVersion":"0.6.0","kind":"a.b/c","devices":[{{"name":"0","containerEdits":{{"deviceNodes":[{{"path":"{node}"}}]}}}}]}}"#
+        )
     };
     let etc = |node| source("/etc/cdi/a.json", &file(node));
     let kind = Kind::parse("a.b/c").expect("static");
-    let found = |registry: &Registry| registry.find(&kind, "0").map(|f| f.device.edits.nodes[0].path.to_string());
-    let both = Registry::of(vec![vec![etc("/dev/etc")], vec![source("/var/run/cdi/a.json", &file("/dev/run"))]]);
+    let found =
+        |registry: &Registry| registry.find(&kind, "0").map(|f| f.device.edits.nodes[0].path.to_string());
+    let both =
+        Registry::of(vec![vec![etc("/dev/etc")], vec![source("/var/run/cdi/a.json", &file("/dev/run"))]]);
     assert_eq!(found(&both), Ok("/dev/run".into()));
     let equals = Registry::of(vec![vec![etc("/dev/1"), source("/etc/cdi/b.json", &file("/dev/2"))]]);
     assert_eq!(found(&equals), Err("/etc/cdi/a.json and /etc/cdi/b.json both describe it".into()));
@@ -196,7 +201,9 @@ fn a_step_gets_what_slurm_gave_it_and_the_rest_is_hidden() {
     assert_eq!(of(SECOND, Some("0")), why);
     let none = Ask { gpus: Gpus::None, job: BOTH, ..Ask::default() };
     assert_eq!(chosen(&nvidia, &none), "");
-    let all = |job| chosen(&nvidia, &Ask { gpus: Gpus::All, said: true, job, visible: Some("void"), ..Ask::default() });
+    let all = |job| {
+        chosen(&nvidia, &Ask { gpus: Gpus::All, said: true, job, visible: Some("void"), ..Ask::default() })
+    };
     assert_eq!(all(SECOND), others, "an image's wish does not count");
     assert_eq!(all(&[]), "all", "Slurm keeps no account");
     let why = of(&[("SLURM_STEP_GPUS", "7")], None);
@@ -206,7 +213,11 @@ fn a_step_gets_what_slurm_gave_it_and_the_rest_is_hidden() {
 #[test]
 fn each_vendors_devices_are_found_by_slurms_numbers() {
     let amd = Ask { job: &[("SLURM_STEP_GPUS", "1"), ("ROCR_VISIBLE_DEVICES", "0")], ..Ask::default() };
-    assert_eq!(chosen(&registry(AMD), &amd), "1 -/dev/dri/card1 -/dev/dri/renderD128", "/dev/kfd is everyone's");
+    assert_eq!(
+        chosen(&registry(AMD), &amd),
+        "1 -/dev/dri/card1 -/dev/dri/renderD128",
+        "/dev/kfd is everyone's"
+    );
     let intel = Ask { job: &[("SLURM_STEP_GPUS", "1"), ("ZE_AFFINITY_MASK", "0")], ..Ask::default() };
     assert_eq!(chosen(&registry(INTEL), &intel), "0000-2a-00-0-0x0bd5 -/dev/dri/card0 -/dev/dri/renderD128");
     let mig = |job| chosen(&registry(MIG), &Ask { job, ..Ask::default() });
@@ -228,19 +239,28 @@ fn a_named_device_is_had_or_refused() {
     let nvidia = registry(NVIDIA);
     let of = |asked, job| chosen(&nvidia, &Ask { gpus: Gpus::None, asked, job, ..Ask::default() });
     assert_eq!(of(&["nvidia.com/gpu=1"], &[]), "1", "no account is kept");
-    assert_eq!(of(&["nvidia.com/gpu=GPU-7a79f5d2-1b3c-2f42-6e0b-3d2a51f1a111"], BOTH).split(' ').next(),
-        Some("GPU-7a79f5d2-1b3c-2f42-6e0b-3d2a51f1a111"));
+    assert_eq!(
+        of(&["nvidia.com/gpu=GPU-7a79f5d2-1b3c-2f42-6e0b-3d2a51f1a111"], BOTH).split(' ').next(),
+        Some("GPU-7a79f5d2-1b3c-2f42-6e0b-3d2a51f1a111")
+    );
     assert!(of(&["nvidia.com/gpu=all"], SECOND).starts_with("1 -"), "all that was given");
     for (asked, job, why) in [
         (&["nvidia.com/gpu=0"][..], SECOND, "nvidia.com/gpu=0: Slurm gave this step nvidia.com/gpu=1"),
         (&["nvidia.com/gpu=9"], &[], "nvidia.com/gpu=9: this node has nvidia.com/gpu 0, 1, GPU-"),
-        (&["amd.com/gpu=0"], &[], "amd.com/gpu=0: this node's files describe nvidia.com/gpu and no amd.com/gpu"),
+        (
+            &["amd.com/gpu=0"],
+            &[],
+            "amd.com/gpu=0: this node's files describe nvidia.com/gpu and no amd.com/gpu",
+        ),
     ] {
         let said = of(asked, job);
         assert!(said.starts_with(&format!("refused: --container-device={why}")), "{said}");
     }
     let said = Ask { gpus: Gpus::All, said: true, ..Ask::default() };
-    assert_eq!(chosen(&Registry::default(), &said), "refused: --container-gpu=all: this node describes no GPU");
+    assert_eq!(
+        chosen(&Registry::default(), &said),
+        "refused: --container-gpu=all: this node describes no GPU"
+    );
     // Where the site wants all, a node without is no news.
     assert_eq!(chosen(&Registry::default(), &Ask { said: false, job: BOTH, ..said }), "");
 }

@@ -9,24 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::Launch;
 use super::draft::{below, Draft};
-use super::driver::{compatibility, Loader};
 use super::resolve::locate;
-use super::seen::CACHE;
-use super::{Kind, Make, Op, Opener};
+use super::{Kind, Op, Opener};
 use crate::cdi::{
-    choose, effects, BindMount, Capabilities, Chosen, Edits, Effects, Gpus, Grant, Node, Pick, Question, Registry,
+    choose, effects, BindMount, Capabilities, Chosen, Edits, Effects, Gpus, Grant, Node, Pick, Question,
+    Registry,
 };
-use crate::elf::Object;
 use crate::environment::OfDevices;
-use crate::ldcache::{self, Cache, Entry, MAX_CACHE};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
 use crate::request::Request;
 use crate::site::Site;
 
-/// What NVIDIA's driver was loaded with; its library makes and changes device nodes unless this says no.
-const PARAMS: &str = "/proc/driver/nvidia/params";
-const MAX_PARAMS: usize = 64 << 10;
 /// Variables by which images say what they want of NVIDIA's.
 const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
 const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES";
@@ -37,7 +31,7 @@ const NVIDIA_CONTROL: &str = "/dev/nvidiactl";
 pub fn wants_devices(request: &Request, site: &Site, environment: &BTreeMap<String, String>) -> bool {
     let gpus = request.gpu.unwrap_or(site.container.gpu);
     let given = || Grant::of(environment).is_some();
-    !request.devices.is_empty() || gpus == Gpus::All || gpus == Gpus::Auto && given()
+    !request.devices.is_empty() || request.gpu == Some(Gpus::All) || gpus != Gpus::None && given()
 }
 
 /// What devices bring beyond mounts.
@@ -50,18 +44,30 @@ pub(super) struct Devices {
 }
 
 /// What cannot be had: a refusal where it must be, else told at the end in one line.
-struct Trouble {
+pub(super) struct Trouble {
     required: bool,
     told: Vec<String>,
 }
 
 impl Trouble {
-    fn meet(&mut self, what: String) -> Result<(), Refusal> {
+    /// Something that the node does not have as its files of devices say.
+    pub fn meet(&mut self, what: String) -> Result<(), Refusal> {
+        let hint = "the node's files of devices may be older than its driver; the administrator makes them anew, for \
+                    example by 'nvidia-ctk cdi generate'";
+        self.or_refuse(Refusal::site(what).hint(hint))
+    }
+
+    /// Something that the image cannot load.
+    pub fn misfit(&mut self, what: String) -> Result<(), Refusal> {
+        let hint =
+            "use an image with a newer C library, or --container-gpu=auto, which leaves such files out";
+        self.or_refuse(Refusal::image(what).hint(hint))
+    }
+
+    fn or_refuse(&mut self, refusal: Refusal) -> Result<(), Refusal> {
+        let what = refusal.what.clone();
         match self.required {
-            true => Err(Refusal::site(what).hint(
-                "the node's files of devices may be older than its driver; the administrator makes them anew, for \
-                 example by 'nvidia-ctk cdi generate'",
-            )),
+            true => Err(refusal),
             false => {
                 self.told.push(what);
                 Ok(())
@@ -76,12 +82,6 @@ impl Trouble {
         };
         self.told.first().map(|first| format!("{first}{more}"))
     }
-}
-
-/// A library of a driver that is mounted.
-struct Library<'a> {
-    mount: &'a BindMount,
-    object: Object,
 }
 
 impl Draft<'_> {
@@ -99,7 +99,8 @@ impl Draft<'_> {
             grant: grant.as_ref(),
             environment: &launch.job.environment,
             visible: visible.as_deref(),
-        })?;
+        })
+        .map_err(|refusal| with_problem(refusal, registry))?;
         self.told_of_choice(&chosen, registry, grant.as_ref());
         for path in &chosen.nodes {
             self.asked_node(path, &chosen)?;
@@ -116,7 +117,8 @@ impl Draft<'_> {
     fn told_of_choice(&mut self, chosen: &Chosen, registry: &Registry, grant: Option<&Grant>) {
         self.warnings.extend(chosen.warnings.iter().cloned());
         self.warnings.extend(registry.problems().iter().take(3).cloned());
-        let loaded = || AbsPath::parse(NVIDIA_CONTROL).is_ok_and(|p| self.host.source(&p, Opener::User).is_ok());
+        let loaded =
+            || AbsPath::parse(NVIDIA_CONTROL).is_ok_and(|p| self.host.source(&p, Opener::User).is_ok());
         if grant.is_some() && registry.files().next().is_none() && loaded() {
             let why = "Slurm gave a GPU of NVIDIA's, and no file of this node describes it, so its driver is not in \
                        the container; the administrator runs 'nvidia-ctk cdi generate' on the node";
@@ -167,60 +169,14 @@ impl Draft<'_> {
             let why = "a device is for members of group";
             self.warnings.push(format!("{why} {gid}, in which the user is not; no group is given here"));
         }
-        let ignored: BTreeSet<&str> = all.iter().flat_map(|(_, edits)| edits.ignored.iter().copied()).collect();
-        self.warnings.extend(ignored.into_iter().map(|name| format!("{name} of a device's file has no effect")));
-    }
-
-    /// The driver's files, and what its hooks would make of them.
-    fn driver(
-        &mut self,
-        wanted: &[&BindMount],
-        effects: &Effects,
-        trouble: &mut Trouble,
-        devices: &mut Devices,
-    ) -> Result<(), Refusal> {
-        let (mut cache, own) = self.cache()?;
-        let loader = Loader::of(self.rootfs, &cache);
-        let mut libraries = vec![];
-        for mount in wanted {
-            let object = self.host.library(&mount.source, Opener::User);
-            if let Some(why) = object.as_ref().and_then(|object| loader.lacks(object)) {
-                trouble.meet(format!("{} does not fit the image: it needs {why}", mount.source))?;
-                continue;
-            }
-            if self.bring(mount, trouble)? {
-                libraries.extend(object.map(|object| Library { mount, object }));
-            }
-        }
-        self.links(effects, &libraries, trouble)?;
-        let mut entries = entries(&libraries, &effects.folders);
-        if let Some((root, driver)) = &effects.compat {
-            if let Some(newer) = compatibility(self.rootfs, root, *driver) {
-                devices.shown.push(format!("CUDA of {}, newer than the node's driver {driver}", newer.dir));
-                let flags = ldcache::flags(&newer.machine).unwrap_or_default();
-                let named = newer.names.iter().map(|name| entry(name, &newer.dir, flags));
-                entries.retain(|e| e.flags != flags || !newer.names.contains(&e.name));
-                entries.extend(named);
-            }
-        }
-        if !entries.is_empty() {
-            // musl's loader knows no cache.
-            match loader.is_musl() || own == Place::Covered {
-                true => devices.environment.library_path = dirs(&entries),
-                false => {
-                    cache.replace(entries);
-                    self.write_cache(&own, cache.write())?;
-                }
-            }
-        }
-        if effects.device_files {
-            self.params()?;
-        }
-        Ok(())
+        let ignored: BTreeSet<&str> =
+            all.iter().flat_map(|(_, edits)| edits.ignored.iter().copied()).collect();
+        self.warnings
+            .extend(ignored.into_iter().map(|name| format!("{name} of a device's file has no effect")));
     }
 
     /// One file or directory; whether it comes.
-    fn bring(&mut self, mount: &BindMount, trouble: &mut Trouble) -> Result<bool, Refusal> {
+    pub(super) fn bring(&mut self, mount: &BindMount, trouble: &mut Trouble) -> Result<bool, Refusal> {
         let kind = match self.host.source(&mount.source, Opener::User) {
             Ok(kind) => kind,
             Err(why) => {
@@ -255,15 +211,8 @@ impl Draft<'_> {
         Ok(true)
     }
 
-    /// Whether the container has something at this path: the image's, or a mount's.
-    fn has(&self, path: &AbsPath) -> Result<bool, Refusal> {
-        let located = locate(self.rootfs, path)?;
-        let mounted = |op: &Op| located.path.is_within(op.destination());
-        Ok(located.entry.is_some() || self.mounts.iter().any(mounted))
-    }
-
     /// Whether a mount shows `source` of the host at `at`.
-    fn shows(&self, at: &AbsPath, source: &AbsPath) -> bool {
+    pub(super) fn shows(&self, at: &AbsPath, source: &AbsPath) -> bool {
         match self.around(at) {
             Some(Op::Bind { source: from, destination, .. }) => below(at, destination, from) == *source,
             _ => false,
@@ -327,129 +276,14 @@ impl Draft<'_> {
         }
         Ok(())
     }
+}
 
-    /// Links that hooks would make, and one for each library's SONAME. Each leads to the file itself: in a root that can
-    /// be changed they are binds.
-    fn links(&mut self, effects: &Effects, libraries: &[Library], trouble: &mut Trouble) -> Result<(), Refusal> {
-        let mut links: BTreeMap<AbsPath, AbsPath> = BTreeMap::new();
-        for Library { mount, object } in libraries {
-            let dir = mount.destination.parent().unwrap_or_else(AbsPath::root);
-            let soname = object.soname.as_deref().filter(|name| is_file_name(name));
-            if let Some(soname) = soname.filter(|_| effects.folders.contains(&dir)) {
-                links.insert(dir.join(soname), mount.destination.clone());
-            }
-        }
-        links.extend(effects.links.iter().cloned());
-        let files: BTreeSet<AbsPath> = libraries.iter().map(|l| l.mount.destination.clone()).collect();
-        for (link, target) in links.iter().filter(|(link, _)| !files.contains(link)) {
-            let (Some(above), Some(name)) = (link.parent(), link.components().next_back()) else { continue };
-            let at = locate(self.rootfs, &above)?.path.join(name);
-            let directory = self.rootfs.entry(&at)?.is_some_and(|entry| entry.kind == Kind::Directory);
-            let covered = self.around(&at).is_some() || self.mounts.iter().any(|op| *op.destination() == at);
-            let target = followed(target, &links);
-            // Nodes below /dev, and links to them, are the host's; and what was left out has no links.
-            if self.shows(&at, link) || !self.has(&target)? {
-                continue;
-            }
-            let why = match (directory, covered) {
-                (true, _) => Some("the image has a directory there".to_owned()),
-                (_, true) => Some("it lies below a mount".to_owned()),
-                _ => self.make(&at, Make::Link(target)).err().map(|refusal| refusal.what),
-            };
-            if let Some(why) = why {
-                trouble.meet(format!("link {link} of the device's driver cannot be made: {why}"))?;
-            }
-        }
-        Ok(())
+/// A refusal with the file that may be the reason of it.
+fn with_problem(mut refusal: Refusal, registry: &Registry) -> Refusal {
+    if let Some(problem) = registry.problems().first() {
+        refusal.what.push_str(&format!("; {problem}"));
     }
-
-    /// The loader's cache as it is so far, and where it is.
-    fn cache(&self) -> Result<(Cache, Place), Refusal> {
-        let at = locate(self.rootfs, &AbsPath::parse(CACHE)?)?.path;
-        if let Some(own) = self.mounts.iter().position(|op| *op.destination() == at) {
-            return Ok(match &self.mounts[own] {
-                Op::Text { content, .. } => (ldcache::parse(content).unwrap_or_default(), Place::Text(own)),
-                _ => (Cache::default(), Place::Covered),
-            });
-        }
-        if self.around(&at).is_some() {
-            return Ok((Cache::default(), Place::Covered));
-        }
-        let image = self.rootfs.read(&at, MAX_CACHE)?.unwrap_or_default();
-        Ok((ldcache::parse(&image).unwrap_or_default(), Place::Image))
-    }
-
-    fn write_cache(&mut self, own: &Place, new: Vec<u8>) -> Result<(), Refusal> {
-        if let Place::Text(at) = own {
-            if let Some(Op::Text { content, .. }) = self.mounts.get_mut(*at) {
-                *content = new;
-            }
-            return Ok(());
-        }
-        self.finished(CACHE, new)
-    }
-
-    /// Tells NVIDIA's library that device nodes are not its affair.
-    fn params(&mut self) -> Result<(), Refusal> {
-        let path = AbsPath::parse(PARAMS)?;
-        let Some(text) = self.host.text(&path, MAX_PARAMS) else { return Ok(()) };
-        let set = "ModifyDeviceFiles: 1";
-        let text = String::from_utf8_lossy(&text);
-        if text.lines().any(|line| line.trim() == set) && self.shows(&path, &path) {
-            let destination = self.place(&path, false)?;
-            let content = text.replace(set, "ModifyDeviceFiles: 0").into_bytes();
-            self.mounts.push(Op::Text { destination, content, executable: false });
-        }
-        Ok(())
-    }
-}
-
-/// Where the loader's cache of a container comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// The image, or nowhere.
-    Image,
-    /// A text that is planned, at this place among the mounts.
-    Text(usize),
-    /// A mount of somebody's, which is left as it is.
-    Covered,
-}
-
-/// Where a link leads in the end.
-fn followed(target: &AbsPath, links: &BTreeMap<AbsPath, AbsPath>) -> AbsPath {
-    let mut at = target;
-    for _ in 0..links.len() {
-        match links.get(at) {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    at.clone()
-}
-
-/// Entries of the loader's cache for the libraries in these directories.
-fn entries(libraries: &[Library], folders: &BTreeSet<AbsPath>) -> Vec<Entry> {
-    let own = libraries.iter().filter_map(|Library { mount, object }| {
-        let dir = mount.destination.parent().filter(|dir| folders.contains(dir))?;
-        let name = object.soname.as_deref().filter(|name| is_file_name(name))?;
-        Some(entry(name, &dir, ldcache::flags(&object.machine)?))
-    });
-    own.collect()
-}
-
-fn entry(name: &str, dir: &AbsPath, flags: i32) -> Entry {
-    Entry { name: name.into(), path: dir.join(name).into(), flags, osversion: 0, hwcaps: None, hwcap: 0 }
-}
-
-/// The directories of entries, each once.
-fn dirs(entries: &[Entry]) -> Vec<AbsPath> {
-    let dirs = entries.iter().filter_map(|entry| AbsPath::parse(&entry.path).ok()?.parent());
-    dirs.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// A SONAME is a library's word: it may name a file, and no other place.
-fn is_file_name(name: &str) -> bool {
-    !name.is_empty() && name != "." && name != ".." && name.len() <= 255 && !name.contains(['/', '\0'])
+    refusal
 }
 
 /// A variable as the image has it, or as the user sets it.

@@ -27,7 +27,7 @@ pub(super) struct Loader<'a> {
 }
 
 enum Libc {
-    Glibc(Object),
+    Glibc(Box<Object>),
     Musl,
     /// None was found: nothing can be said.
     None,
@@ -39,7 +39,7 @@ impl<'a> Loader<'a> {
         let mut loader = Self { rootfs, cache, libc: Libc::None, known: RefCell::default() };
         let musl = AbsPath::parse(&format!("/lib/ld-musl-{}.so.1", std::env::consts::ARCH));
         loader.libc = match loader.find(LIBC, machine()) {
-            Some(libc) => Libc::Glibc(libc),
+            Some(libc) => Libc::Glibc(Box::new(libc)),
             None if musl.is_ok_and(|path| exists(rootfs, &path)) => Libc::Musl,
             None => Libc::None,
         };
@@ -61,16 +61,22 @@ impl<'a> Loader<'a> {
                 let nodes = library.requires.get(glibc).into_iter().flatten();
                 let newest = nodes.max_by_key(|node| glibc_version(node));
                 let node = newest.map_or(String::new(), |node| format!("{node} of "));
-                return (library.machine == machine()).then(|| format!("{node}{glibc}, and the image has musl"));
+                return (library.machine == machine())
+                    .then(|| format!("{node}{glibc}, and the image has musl"));
             }
         };
         let newest = libc.provides.iter().filter_map(|node| glibc_version(node)).max();
-        for (of, nodes) in library.requires.iter().filter(|(_, nodes)| nodes.iter().any(|n| n.starts_with("GLIBC_"))) {
+        for (of, nodes) in
+            library.requires.iter().filter(|(_, nodes)| nodes.iter().any(|n| n.starts_with("GLIBC_")))
+        {
             // All pieces of a glibc are of one version, so most nodes need no look at the piece itself.
             let mut open = nodes.iter().filter(|node| glibc_version(node).is_none_or(|v| Some(v) > newest));
-            let has = |node: &str| self.find(of, &library.machine).is_some_and(|o| o.provides.iter().any(|n| n == node));
+            let has = |node: &str| {
+                self.find(of, &library.machine).is_some_and(|o| o.provides.iter().any(|n| n == node))
+            };
             if let Some(node) = open.find(|node| !has(node)) {
-                let version = newest.map_or("no version".into(), |(major, minor)| format!("glibc {major}.{minor}"));
+                let version =
+                    newest.map_or("no version".into(), |(major, minor)| format!("glibc {major}.{minor}"));
                 return Some(format!("{node} of {of}, and the image has {version}"));
             }
         }
@@ -137,7 +143,8 @@ pub(super) fn compatibility(rootfs: &dyn Rootfs, root: &AbsPath, driver: u32) ->
         return None;
     }
     let dir = locate(rootfs, root).ok()?.path;
-    let fixed = ["libcuda.so.1", "libcudadebugger.so.1", "libnvidia-nvvm.so.4", "libnvidia-ptxjitcompiler.so.1"];
+    let fixed =
+        ["libcuda.so.1", "libcudadebugger.so.1", "libnvidia-nvvm.so.4", "libnvidia-ptxjitcompiler.so.1"];
     let versioned = ["libnvidia-pkcs11", "libnvidia-pkcs11-openssl3", "libnvidia-gpucomp"];
     let all = fixed.into_iter().map(str::to_owned);
     let all = all.chain(versioned.into_iter().map(|name| format!("{name}.so.{version}")));

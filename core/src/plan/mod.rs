@@ -12,6 +12,7 @@ mod devices;
 mod draft;
 mod driver;
 mod facts;
+mod hooks;
 mod resolve;
 mod seen;
 mod show;

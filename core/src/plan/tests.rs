@@ -191,7 +191,11 @@ impl Case {
         let job = Job {
             user: alice(),
             workdir: cwd,
-            environment: environment.iter().chain(self.variables).map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            environment: environment
+                .iter()
+                .chain(self.variables)
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
             slurm_paths: vec![],
         };
         let image = AbsPath::parse("/repo/image.squashfs").expect("static");

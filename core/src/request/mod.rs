@@ -333,7 +333,8 @@ impl Request {
 
     /// What the types do not check by themselves.
     fn checked(self) -> Result<Self, Refusal> {
-        if self.mounts.len() > MAX_MOUNTS || self.volatile.len() > MAX_MOUNTS
+        if self.mounts.len() > MAX_MOUNTS
+            || self.volatile.len() > MAX_MOUNTS
             || self.devices.len() > MAX_MOUNTS
         {
             return Err(malformed(&format!("more than {MAX_MOUNTS} mounts")));

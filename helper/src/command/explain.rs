@@ -169,7 +169,10 @@ impl Args {
 
 /// How a driver fits.
 fn fit(fit: &Fit) -> String {
-    let mut text = format!("\nDevices {} of {}: {} programs and libraries fit the image.\n", fit.kind, fit.file, fit.fitting);
+    let mut text = format!(
+        "\nDevices {} of {}: {} programs and libraries fit the image.\n",
+        fit.kind, fit.file, fit.fitting
+    );
     text.extend(fit.lacking.iter().map(|(file, why)| format!("  does not fit: {file} needs {why}\n")));
     text.extend(fit.missing.iter().map(|file| format!("  not on this host: {file}\n")));
     text

@@ -170,7 +170,9 @@ impl Host for OwnView {
 
     fn library(&self, path: &AbsPath, opener: Opener) -> Option<Object> {
         // A FIFO is not opened.
-        (self.source(path, opener) == Ok(Kind::File)).then(|| fs::File::open(path.as_path()).ok())?.map(library::facts)?
+        (self.source(path, opener) == Ok(Kind::File))
+            .then(|| fs::File::open(path.as_path()).ok())?
+            .map(library::facts)?
     }
 
     fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {

@@ -10,7 +10,11 @@ use grus_enter::cdi;
 const DRIVERS: [(&str, &str, &str); 3] = [
     ("/dev/nvidiactl", "nvidia.com/", "'nvidia-ctk cdi generate' describes them"),
     ("/dev/kfd", "amd.com/", "'amd-ctk cdi generate' describes them; their nodes are in every container"),
-    ("/dev/accel", "intel.com/", "'intel-cdi-specs-generator' describes them; their nodes are in every container"),
+    (
+        "/dev/accel",
+        "intel.com/",
+        "'intel-cdi-specs-generator' describes them; their nodes are in every container",
+    ),
 ];
 
 /// A line for each file, for each that is not used, and for each driver without a file.

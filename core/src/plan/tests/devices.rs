@@ -32,12 +32,22 @@ fn library(soname: &str, nodes: &[&str]) -> Object {
 fn node() -> Files {
     let mut files = Files::node();
     let devices = [
-        "nvidia0", "nvidia1", "nvidia-modeset", "nvidia-uvm", "nvidia-uvm-tools", "nvidiactl", "kfd", "dri/card0",
-        "dri/card1", "dri/card2", "dri/renderD128", "dri/renderD129",
+        "nvidia0",
+        "nvidia1",
+        "nvidia-modeset",
+        "nvidia-uvm",
+        "nvidia-uvm-tools",
+        "nvidiactl",
+        "kfd",
+        "dri/card0",
+        "dri/card1",
+        "dri/card2",
+        "dri/renderD128",
+        "dri/renderD129",
     ];
-    let by_path = ["0000:18:00.0", "0000:2a:00.0"].iter().flat_map(|pci| {
-        ["card", "render"].map(|kind| format!("dri/by-path/pci-{pci}-{kind}"))
-    });
+    let by_path = ["0000:18:00.0", "0000:2a:00.0"]
+        .iter()
+        .flat_map(|pci| ["card", "render"].map(|kind| format!("dri/by-path/pci-{pci}-{kind}")));
     let devices = devices.iter().map(|d| (*d).to_owned()).chain(by_path);
     files.kinds.extend(devices.map(|d| (&*format!("/dev/{d}").leak(), Kind::Device)));
     for name in ["cuda", "nvidia-ml", "nvidia-ptxjitcompiler", "nvidia-opticalflow", "nvidia-allocator"] {
@@ -88,7 +98,8 @@ fn golden_plans_of_each_vendor() {
 #[test]
 fn without_gpus_nothing_is_looked_for_and_nothing_changes() {
     let site = Site::defaults();
-    let environment = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let environment =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let mut request = Request::default();
     assert!(!wants_devices(&request, &site, &environment(&[("SLURM_JOB_ID", "1")])));
     assert!(wants_devices(&request, &site, &environment(SECOND)));
@@ -126,7 +137,9 @@ fn the_loader_finds_the_drivers_libraries_whatever_else_changes_its_cache() {
         hwcaps: None,
         hwcap: 0,
     };
-    let cache = Cache { entries: vec![entry("libcuda.so.1", "/stub/libcuda.so.1"), entry("libz.so.1", "/lib/libz.so.1")] };
+    let cache = Cache {
+        entries: vec![entry("libcuda.so.1", "/stub/libcuda.so.1"), entry("libz.so.1", "/lib/libz.so.1")],
+    };
     old.tree = Tree::debian().with(Kind::File, &["/etc/ld.so.cache"]);
     old.tree.contents.insert("/etc/ld.so.cache".into(), cache.write());
     let cached = cached(&old.decide().expect("a plan"));
@@ -138,17 +151,22 @@ fn the_loader_finds_the_drivers_libraries_whatever_else_changes_its_cache() {
 fn the_images_newer_cuda_takes_the_place_of_the_drivers() {
     let compat = |version: &str| {
         let mut case = case(NVIDIA, &[]);
-        let tree = Tree::debian().with(Kind::Directory, &["/usr/local/cuda-13.0", "/usr/local/cuda-13.0/compat"]);
+        let tree =
+            Tree::debian().with(Kind::Directory, &["/usr/local/cuda-13.0", "/usr/local/cuda-13.0/compat"]);
         let link = format!("/usr/local/cuda-13.0/compat/libcuda.so.1 -> libcuda.so.{version}");
         let file = format!("/usr/local/cuda-13.0/compat/libcuda.so.{version}");
-        case.tree = tree.with(Kind::Symlink, &["/usr/local/cuda -> cuda-13.0", &link]).with(Kind::File, &[&file]);
+        case.tree =
+            tree.with(Kind::Symlink, &["/usr/local/cuda -> cuda-13.0", &link]).with(Kind::File, &[&file]);
         let plan = case.decide().expect("a plan");
         let cuda = cached(&plan).into_iter().find(|(name, _)| name == "libcuda.so.1").expect("an entry").1;
         (cuda, plan.devices.join("\n"))
     };
     let (newer, shown) = compat("580.65.06");
     assert_eq!(newer, "/usr/local/cuda-13.0/compat/libcuda.so.1");
-    assert!(shown.contains("CUDA of /usr/local/cuda-13.0/compat, newer than the node's driver 575"), "{shown}");
+    assert!(
+        shown.contains("CUDA of /usr/local/cuda-13.0/compat, newer than the node's driver 575"),
+        "{shown}"
+    );
     for older in ["575.99.01", "550.54.15", "x.1"] {
         assert_eq!(compat(older).0, format!("{LIB}/libcuda.so.1"), "{older}");
     }
@@ -171,10 +189,16 @@ fn a_library_that_needs_a_newer_glibc_is_left_out_or_refused() {
     with_libc(&mut newer, "/lib/x86_64-linux-gnu/libc.so.6");
     newer.files.libraries.insert(cuda, library("libcuda.so.1", &["GLIBC_2.2.5", "GLIBC_2.99"]));
     let plan = newer.decide().expect("a plan");
-    let why = format!("{cuda} does not fit the image: it needs GLIBC_2.99 of libc.so.6, and the image has glibc 2.");
+    let why = format!(
+        "{cuda} does not fit the image: it needs GLIBC_2.99 of libc.so.6, and the image has glibc 2."
+    );
     assert!(warned(&plan).starts_with(&why), "{}", warned(&plan));
     let shown = plan.to_string();
-    assert!(!shown.contains(" on /usr/lib/x86_64-linux-gnu/libcuda.so.575") && shown.contains("libnvidia-ml.so.575"), "{shown}");
+    assert!(
+        !shown.contains(" on /usr/lib/x86_64-linux-gnu/libcuda.so.575")
+            && shown.contains("libnvidia-ml.so.575"),
+        "{shown}"
+    );
     newer.options = &["container-gpu=all"];
     let refusal = newer.refused();
     assert!(refusal.what.starts_with(&why) && refusal.hint.is_some(), "{refusal}");
@@ -192,14 +216,21 @@ fn a_library_that_needs_a_newer_glibc_is_left_out_or_refused() {
 #[cfg(target_arch = "x86_64")]
 fn on_musl_only_what_needs_no_glibc_comes_and_the_environment_leads_to_it() {
     let mut musl = case(NVIDIA, &[]);
-    musl.tree = Tree::debian().with(Kind::Directory, &["/lib"]).with(Kind::File, &["/lib/ld-musl-x86_64.so.1"]);
+    musl.tree =
+        Tree::debian().with(Kind::Directory, &["/lib"]).with(Kind::File, &["/lib/ld-musl-x86_64.so.1"]);
     let own = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.575.57.08";
     let bare = Object { needed: vec![], requires: [].into(), ..library("libnvidia-ml.so.1", &[]) };
     musl.files.libraries.insert(own, bare);
     let plan = musl.decide().expect("a plan");
     let shown = plan.to_string();
-    assert!(shown.contains(own) && !shown.contains(" on /usr/lib/x86_64-linux-gnu/libcuda.so.575"), "{shown}");
-    assert!(warned(&plan).contains("needs GLIBC_2.17 of libc.so.6, and the image has musl, and 4 more"), "{shown}");
+    assert!(
+        shown.contains(own) && !shown.contains(" on /usr/lib/x86_64-linux-gnu/libcuda.so.575"),
+        "{shown}"
+    );
+    assert!(
+        warned(&plan).contains("needs GLIBC_2.17 of libc.so.6, and the image has musl, and 4 more"),
+        "{shown}"
+    );
     assert_eq!(plan.environment.set["LD_LIBRARY_PATH"], LIB);
     assert!(cached(&plan).is_empty());
 }
@@ -220,7 +251,8 @@ fn a_stale_file_is_told_once_or_refused() {
     let mut stale = case(NVIDIA, &[]);
     stale.files.kinds.retain(|file, _| !file.contains(".575."));
     let plan = stale.decide().expect("a plan");
-    let warning = "/usr/lib/x86_64-linux-gnu/libcuda.so.575.57.08 of the device's driver: No such file or directory, \
+    let warning =
+        "/usr/lib/x86_64-linux-gnu/libcuda.so.575.57.08 of the device's driver: No such file or directory, \
                    and 5 more";
     assert_eq!(warned(&plan), warning);
     stale.options = &["container-device=nvidia.com/gpu=1"];
@@ -251,7 +283,9 @@ fn device_nodes_by_their_paths() {
 
 /// A file of one device with these edits.
 fn spec(edits: &str) -> String {
-    format!(r#"{{"cdiVersion":"0.7.0","kind":"a.b/c","devices":[{{"name":"0","containerEdits":{{{edits}}}}}]}}"#)
+    format!(
+        r#"{{"cdiVersion":"0.7.0","kind":"a.b/c","devices":[{{"name":"0","containerEdits":{{{edits}}}}}]}}"#
+    )
 }
 
 #[test]
@@ -279,10 +313,13 @@ fn a_hostile_file_reaches_nothing_that_its_image_and_user_do_not() {
     assert!(shown.contains("bind      /data/file on /opt/libx.so (rw)"), "{shown}");
     // The loader's cache is a text beside the image's, wherever a link of its name leads (CVE-2025-23267).
     let hook = |args: &str| {
-        spec(&format!(r#""hooks":[{{"hookName":"createContainer","path":"/usr/bin/nvidia-cdi-hook","args":["nvidia-cdi-hook",{args}]}}]"#))
+        spec(&format!(
+            r#""hooks":[{{"hookName":"createContainer","path":"/usr/bin/nvidia-cdi-hook","args":["nvidia-cdi-hook",{args}]}}]"#
+        ))
     };
     let library = r#""mounts":[{"hostPath":"/data/lib.so","containerPath":"/usr/lib/libx.so"}]"#;
-    let text = hook(r#""update-ldcache","--folder","/usr/lib""#).replace(r#""hooks""#, &format!("{library},\"hooks\""));
+    let text = hook(r#""update-ldcache","--folder","/usr/lib""#)
+        .replace(r#""hooks""#, &format!("{library},\"hooks\""));
     let mut linked = case(&text, &["container-device=a.b/c=0"]);
     linked.files.kinds.insert("/data/lib.so", Kind::File);
     linked.files.libraries.insert("/data/lib.so", super::devices::library("../../etc/x", &[]));
@@ -297,5 +334,8 @@ fn a_hostile_file_reaches_nothing_that_its_image_and_user_do_not() {
     // Links do not hide what the image has.
     let over = hook(r#""create-symlinks","--link","/tmp::/usr""#);
     let refusal = case(&over, &["container-device=a.b/c=0"]).refused();
-    assert_eq!(refusal.what, "link /usr of the device's driver cannot be made: the image has a directory there");
+    assert_eq!(
+        refusal.what,
+        "link /usr of the device's driver cannot be made: the image has a directory there"
+    );
 }
