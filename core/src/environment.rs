@@ -1,5 +1,5 @@
 //! Which environment a task sees. One precedence, lowest to highest: the job's environment, the image's
-//! `ENV`, the host's MPI stack where one is swapped in, the site's rules, `--container-env`.
+//! `ENV`, the host's MPI stack where one is swapped in, its devices, the site's rules, `--container-env`.
 //!
 //! Three exceptions: what Slurm sets for a task is never overridden by an image; HOME, USER, LOGNAME and SHELL stay
 //! the user's; and the host's library and language paths ([`LEAKS`]) do not reach into an image, where they
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::ImageConfig;
+use crate::path::AbsPath;
 use crate::swap::Swap;
 
 /// The loader's own search path (ld.so(8)).
@@ -86,10 +87,20 @@ pub struct Edits {
 /// What `--container-env` asks for: variables with their values, or without one to keep the job's.
 pub type Asked = BTreeMap<String, Option<String>>;
 
+/// What devices bring.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfDevices {
+    /// Variables to set; those that are the job's own stay as they are.
+    pub set: BTreeMap<String, String>,
+    /// Directories put before LD_LIBRARY_PATH, after a stack's.
+    pub library_path: Vec<AbsPath>,
+}
+
 /// Decides the changes. `job` is the environment the task would have on the host.
 pub fn decide(
     image: &ImageConfig,
     swap: Option<&Swap>,
+    devices: &OfDevices,
     rules: &Rules,
     job: &BTreeMap<String, String>,
     asked: &Asked,
@@ -110,6 +121,8 @@ pub fn decide(
     if let Some(swap) = swap {
         stack(&mut edits, swap, job);
     }
+    let own = |name: &str| JOBS_OWN.iter().any(|own| matches(own, name));
+    edits.set.extend(devices.set.iter().filter(|(name, _)| !own(name)).map(|(n, v)| (n.clone(), v.clone())));
     for (name, value) in &rules.set {
         edits.set.insert(name.clone(), value.clone());
     }
@@ -124,6 +137,9 @@ pub fn decide(
         if let Some(value) = value.as_ref().or(job.get(name)) {
             edits.set.insert(name.clone(), value.clone());
         }
+    }
+    for dir in devices.library_path.iter().rev() {
+        prepend(&mut edits, job, LIBRARY_PATH, dir.as_str());
     }
     // Before everything else, or what was proved would not be what is found.
     if let Some(dir) = swap.and_then(|s| s.library_path.as_ref()) {
@@ -179,7 +195,7 @@ mod tests {
         rules: &Rules,
         job: &BTreeMap<String, String>,
     ) -> Edits {
-        super::decide(image, swap, rules, job, &Asked::new())
+        super::decide(image, swap, &OfDevices::default(), rules, job, &Asked::new())
     }
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -205,7 +221,14 @@ mod tests {
         let rules = Rules { set: map(&[("B", "site")]), ..Default::default() };
         let asked = [("A", None), ("LD_LIBRARY_PATH", None), ("B", Some("mine")), ("GONE", None)];
         let asked = asked.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into();
-        let edits = super::decide(&image(&["A=image", "GONE=image"]), None, &rules, &job, &asked);
+        let edits = super::decide(
+            &image(&["A=image", "GONE=image"]),
+            None,
+            &OfDevices::default(),
+            &rules,
+            &job,
+            &asked,
+        );
         for (name, value) in [("A", "job"), ("LD_LIBRARY_PATH", "/host"), ("B", "mine"), ("GONE", "image")] {
             assert_eq!(edits.set[name], value, "{name}");
         }

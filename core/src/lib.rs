@@ -6,6 +6,7 @@
 //! [`plan::Host`] facts) -> [`plan::decide`] -> [`plan::LaunchPlan`].
 #![forbid(unsafe_code)]
 
+pub mod cdi;
 mod csv;
 pub mod digest;
 pub mod elf;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use toml::{Table, Value};
 
+use crate::cdi::{Gpus, USUAL_DIRS};
 use crate::environment::Rules;
 use crate::module::{self, Modules};
 use crate::mount::{Limit, Mount, Size};
@@ -67,6 +68,8 @@ pub struct Site {
     pub environment: Rules,
     /// `[mpi]`
     pub mpi: Mpi,
+    /// `[cdi]`
+    pub cdi: Cdi,
     /// `[security]`
     pub security: Security,
     /// `[node-cache]`
@@ -128,6 +131,8 @@ pub struct Container {
     pub entrypoint: bool,
     /// The default of `--container-slurm`.
     pub slurm: bool,
+    /// The default of `--container-gpu`.
+    pub gpu: Gpus,
 }
 
 /// Slurm's commands in containers.
@@ -195,6 +200,24 @@ pub struct Mpi {
     pub glibc: GlibcRule,
     /// Whether each node asks the image's loader before tasks start.
     pub verify: bool,
+}
+
+/// The node's devices.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Cdi {
+    /// Directories of files that describe them; empty for the usual ones.
+    dirs: Vec<AbsPath>,
+}
+
+impl Cdi {
+    /// The directories, the later ones with precedence.
+    pub fn dirs(&self) -> Vec<AbsPath> {
+        match self.dirs.as_slice() {
+            [] => USUAL_DIRS.iter().filter_map(|dir| AbsPath::parse(dir).ok()).collect(),
+            given => given.to_vec(),
+        }
+    }
 }
 
 /// Trust.

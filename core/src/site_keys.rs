@@ -83,6 +83,12 @@ pub const KEYS: &[Key] = &[
         text: "Whether the host's Slurm commands are brought into containers. The default of --container-slurm.",
     },
     Key {
+        name: "container.gpu",
+        default: "\"auto\"",
+        text: "Which GPUs containers get with their driver: \"auto\", those that Slurm gave the step, as far as the image \
+               wants them; \"all\", all of those; \"none\". The default of --container-gpu.",
+    },
+    Key {
         name: "slurm.commands",
         default: "\"/usr/bin\"",
         text: "Where srun and its like are on the nodes, for --container-slurm. Where this is not below /usr, it is \
@@ -199,6 +205,13 @@ pub const KEYS: &[Key] = &[
         default: "true",
         text: "Whether each node asks the image's own loader, as the user and before tasks start, whether it finds \
                what was proved. It takes a few milliseconds where libraries are swapped, and nothing elsewhere.",
+    },
+    Key {
+        name: "cdi.dirs",
+        default: "[]",
+        text: "Directories of CDI files, *.json and *.yaml, which describe the node's devices: 'nvidia-ctk cdi generate' \
+               and the like write them. Later directories win. Files that others than root can write are not used. \
+               Empty: /etc/cdi and then /var/run/cdi.",
     },
     Key {
         name: "security.user-images",

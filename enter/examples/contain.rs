@@ -1,7 +1,8 @@
 //! Builds a container from a SquashFS file and runs a command in it as a user, without Slurm: what the tests of this
 //! crate and `ci/bench launch` drive. `--repeat N` builds N times and prints the medians of all phases instead.
 //!
-//!     contain --image FILE [--uid N --gid N] [--mount SPEC] [--volatile DIR] [--site TOML] [--ruling FILE] -- COMMAND...
+//!     contain --image FILE [--uid N --gid N] [--mount SPEC] [--volatile DIR] [--site TOML] [--ruling FILE]
+//!         [--writable yes] [--gpu WORD] [--device NAME] [--variable NAME=VALUE] -- COMMAND...
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -46,6 +47,13 @@ fn run() -> Result<u8, Box<dyn Error>> {
             "--volatile" => inputs.request.set(Opt::WritableVolatile, &value, &AbsPath::root())?,
             "--site" => inputs.site = Arc::new(Site::parse(&[("--site".into(), value)])?),
             "--workdir" => inputs.job.workdir = AbsPath::parse(&value)?,
+            "--writable" => inputs.request.set(Opt::Writable, "", &AbsPath::root())?,
+            "--gpu" => inputs.request.set(Opt::Gpu, &value, &AbsPath::root())?,
+            "--device" => inputs.request.set(Opt::Device, &value, &AbsPath::root())?,
+            "--variable" => {
+                let (name, value) = value.split_once('=').ok_or("no NAME=VALUE")?;
+                inputs.job.environment.insert(name.into(), value.into());
+            }
             "--limit" => inputs.limit = Duration::from_secs(value.parse()?),
             "--ruling" => {
                 inputs.request.ruling = Some(Box::new(Ruling::parse(&std::fs::read(value)?)?));
@@ -65,6 +73,12 @@ fn run() -> Result<u8, Box<dyn Error>> {
     let mut command = Command::new(program);
     command.args(rest);
     let container = Builder::start()?.build(inputs).map_err(explained)?;
+    container.plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let edits = &container.plan.environment;
+    edits.unset.iter().for_each(|name| {
+        command.env_remove(name);
+    });
+    command.envs(&edits.set);
     container.join().map_err(explained)?;
     let status = command.uid(uid).gid(gid).status()?;
     Ok(status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(255) as u8)

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use grus_core::image::ImageMeta;
 use grus_core::name::Name;
 use grus_core::path::AbsPath;
-use grus_core::plan::{decide, How, Launch, Op, Opener};
+use grus_core::plan::{decide, wants_devices, How, Launch, Op, Opener};
 use grus_core::refusal::printable;
 use grus_core::request::Image as Asked;
 use rustix::process::Pid;
@@ -31,7 +31,7 @@ use crate::timing::Clock;
 use crate::upper::Admitted;
 use crate::verify::verify;
 use crate::volatile::Volatile;
-use crate::{fuse, loopdev, repository, running};
+use crate::{cdi, fuse, loopdev, repository, running};
 
 /// What a container's root is made of, and what is known of it.
 #[derive(Debug)]
@@ -126,6 +126,8 @@ fn on(
         Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
     };
     let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
+    let wanted = wants_devices(&inputs.request, &inputs.site, &inputs.job.environment);
+    let devices = wanted.then(|| cdi::load(&inputs.site.cdi.dirs()));
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -134,6 +136,7 @@ fn on(
         site: &inputs.site,
         job: &inputs.job,
         swap: ruling.as_ref().map(|ruling| &ruling.swap),
+        devices: devices.as_ref(),
     };
     let plan = decide(&launch, &tree, &sources)?;
     let started = |pid| progress.started(Phase::Own, pid);

@@ -85,6 +85,7 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         stack: None,
         check: None,
         modules: vec![],
+        devices: vec![],
         warnings: vec![],
     };
     // The step that joins can be joined itself.

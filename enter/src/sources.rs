@@ -5,14 +5,17 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
+use grus_core::elf::Object;
 use grus_core::path::AbsPath;
 use grus_core::plan::{Host, Kind, Opener, Unavailable};
-use rustix::fs::OFlags;
+use rustix::fs::{accessat, Access, AtFlags, OFlags, CWD};
 use rustix::io::Errno;
 
 use crate::call::{open, open_own, proc_path, stat, Broken, Called};
 use crate::credentials::Credentials;
 use crate::failure::reason;
+use crate::library;
+use crate::read::{small, Small};
 use crate::rootfs::kind;
 
 type Opened = Result<(OwnedFd, Kind), Unavailable>;
@@ -85,6 +88,31 @@ impl Host for Sources<'_> {
         match self.credentials.switch(Opener::Site).and(found) {
             Ok(missing) => missing.map(|(path, errno)| (path, Unavailable(reason(errno)))),
             Err(broken) => paths.first().map(|path| (path.clone(), Unavailable(reason(broken.errno)))),
+        }
+    }
+
+    fn library(&self, path: &AbsPath, opener: Opener) -> Option<Object> {
+        // A FIFO or a device is not opened.
+        (self.source(path, opener) == Ok(Kind::File))
+            .then(|| self.readable(path, opener).ok())?
+            .map(|fd| library::facts(fd.into()))?
+    }
+
+    fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {
+        self.source(path, Opener::User)?;
+        let may = |fd: &OwnedFd| {
+            self.credentials.switch(Opener::User)?;
+            let may = accessat(CWD, proc_path(fd), Access::READ_OK, AtFlags::EACCESS);
+            self.credentials.switch(Opener::Site)?;
+            may.map_err(|e| Broken::new(format!("access({path})"), e))
+        };
+        self.with(path, Opener::User, may).unwrap_or(Ok(())).map_err(|b| Unavailable(reason(b.errno)))
+    }
+
+    fn text(&self, path: &AbsPath, limit: usize) -> Option<Vec<u8>> {
+        match small(path.as_path(), limit) {
+            Ok(Small::Bytes(bytes)) => Some(bytes),
+            _ => None,
         }
     }
 

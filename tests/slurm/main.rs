@@ -8,6 +8,7 @@ mod audit;
 mod batch;
 mod client;
 mod cluster;
+mod devices;
 mod entrypoint;
 mod environment;
 mod failures;
@@ -78,6 +79,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("client", client::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
+    ("devices", devices::TESTS),
     ("torture", torture::TESTS),
     ("audit", audit::TESTS),
     ("hostile", hostile::TESTS),

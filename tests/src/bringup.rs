@@ -11,7 +11,7 @@ use anyhow::{ensure, Context, Result};
 use crate::account::{checked, Account};
 use crate::cluster::Cluster;
 use crate::command::Cmd;
-use crate::conf::{slurm_conf, CGROUP_CONF};
+use crate::conf::{cgroup_conf, gres_conf, slurm_conf};
 use crate::daemon::{ignore_missing, wait_until, Daemon};
 use crate::leaks;
 use crate::machine::{free_ports, remove_cgroups, replace, session};
@@ -47,7 +47,10 @@ impl Cluster {
         let host = checked(Cmd::new("hostname").arg("-s"))?;
         let port = free_ports(self.settings.nodes + 1)?;
         replace(&self.slurm_conf(), &slurm_conf(&self.settings, &self.dir, host.trim(), port))?;
-        replace(&self.dir.join("etc/cgroup.conf"), CGROUP_CONF)?;
+        replace(&self.dir.join("etc/cgroup.conf"), &cgroup_conf(&self.settings))?;
+        if let Some(text) = gres_conf(&self.settings) {
+            replace(&self.dir.join("etc/gres.conf"), &text)?;
+        }
         self.set_plugstack(plugstack)
     }
 

@@ -1,6 +1,7 @@
 //! What a test wants its cluster to be like, and `up`.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{bail, ensure, Context, Result};
 
@@ -32,6 +33,8 @@ impl ClusterBuilder {
             mpi_default: "none".into(),
             extra: Vec::new(),
             hidden_devices: None,
+            gpus: Vec::new(),
+            constrain_devices: false,
         };
         Self { settings, plugstack: String::new(), persistent: false }
     }
@@ -88,6 +91,18 @@ impl ClusterBuilder {
     pub fn hidden_devices(mut self, pattern: &str) -> Self {
         self.settings.hidden_devices = Some(pattern.into());
         self
+    }
+
+    /// Each node counts these device nodes as its GPUs (GRES).
+    pub fn gpus(mut self, files: &[PathBuf]) -> Self {
+        self.settings.gpus = files.to_vec();
+        self
+    }
+
+    /// Steps can open the GPUs that Slurm gave them, and no others; takes task/cgroup.
+    pub fn constrain_devices(mut self) -> Self {
+        self.settings.constrain_devices = true;
+        self.task_plugin("task/cgroup")
     }
 
     /// The whole `plugstack.conf` (empty).

@@ -1,7 +1,7 @@
 //! The text of a lab's `slurm.conf` and `cgroup.conf`: pure, from settings.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,10 @@ pub(crate) struct Settings {
     pub extra: Vec<String>,
     /// Devices of `/dev` that the nodes lack: a shell pattern.
     pub hidden_devices: Option<String>,
+    /// Device nodes that each node counts as its GPUs.
+    pub gpus: Vec<PathBuf>,
+    /// Whether a step can open its own alone.
+    pub constrain_devices: bool,
 }
 
 impl Settings {
@@ -41,13 +45,17 @@ pub(crate) fn slurm_conf(settings: &Settings, dir: &Path, host: &str, port: u16)
         text.push_str(line);
         text.push('\n');
     }
-    let Settings { node_prefix, nodes, cpus, .. } = settings;
+    let Settings { node_prefix, nodes, cpus, gpus, .. } = settings;
+    let gres = if gpus.is_empty() { String::new() } else { format!(" Gres=gpu:{}", gpus.len()) };
+    if !gpus.is_empty() {
+        text.push_str("GresTypes=gpu\n");
+    }
     let (first, last) = (port + 1, port + *nodes as u16);
     // Several slurmds on one host: a port and a set of paths each (%n), told apart by `slurmd -N`.
     let _ = writeln!(
         text,
         "NodeName={node_prefix}[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] \
-         CPUs={cpus} RealMemory=2000 State=UNKNOWN"
+         CPUs={cpus} RealMemory=2000{gres} State=UNKNOWN"
     );
     text.push_str("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES:4\n");
     text
@@ -112,5 +120,14 @@ LaunchParameters=use_interactive_step
     )
 }
 
-/// The `cgroup.conf`: cgroups follow processes and confine nothing.
-pub(crate) const CGROUP_CONF: &str = "CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\n";
+/// The `cgroup.conf`: cgroups follow processes and confine nothing, unless a test asks for devices.
+pub(crate) fn cgroup_conf(settings: &Settings) -> String {
+    let devices = if settings.constrain_devices { "yes" } else { "no" };
+    format!("CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\nConstrainDevices={devices}\n")
+}
+
+/// The `gres.conf`, where there are GPUs.
+pub(crate) fn gres_conf(settings: &Settings) -> Option<String> {
+    let line = |file: &PathBuf| format!("Name=gpu File={}\n", file.display());
+    (!settings.gpus.is_empty()).then(|| settings.gpus.iter().map(line).collect())
+}

@@ -50,6 +50,10 @@ pub enum Opt {
     Slurm,
     /// `--no-container-slurm`
     NoSlurm,
+    /// `--container-gpu`
+    Gpu,
+    /// `--container-device`
+    Device,
     /// `--container-pull`
     Pull,
     /// `--container-batch`
@@ -304,6 +308,31 @@ pub const TABLE: &[Spec] = &[
         repeatable: false,
         usage: "do not bring the host's Slurm commands in",
         text: "Leaves the host's Slurm commands out where the site's default is to bring them in.",
+    },
+    Spec {
+        opt: Opt::Gpu,
+        name: "container-gpu",
+        value: Some("auto|all|none"),
+        repeatable: false,
+        usage: "which GPUs the container gets with their driver: those Slurm gave the step, as far as the image wants them (auto), all of those or no launch (all), none (default: the site's choice, normally auto)",
+        text: "What a GPU needs in the container, its driver's files above all, is told by the node's CDI files. 'auto' \
+               takes the GPUs that Slurm gave the step (--gpus, --gres); NVIDIA_VISIBLE_DEVICES of the image chooses \
+               among them, and NVIDIA_DRIVER_CAPABILITIES chooses parts of NVIDIA's driver. Without GPUs, and on \
+               nodes without any, it does nothing; what is missing is told by a warning. 'all' takes each that Slurm \
+               gave, whatever the image says, and where Slurm keeps no account of GPUs those of the node; what cannot \
+               be had is an error. 'none' brings no driver in. CUDA_VISIBLE_DEVICES and the like stay as Slurm sets \
+               them, for each task.",
+    },
+    Spec {
+        opt: Opt::Device,
+        name: "container-device",
+        value: Some("VENDOR/CLASS=NAME|PATH,..."),
+        repeatable: true,
+        usage: "devices of the node that the container gets, by their CDI names (nvidia.com/gpu=0) or as device nodes (/dev/fuse); may be repeated",
+        text: "A CDI name brings in what the node's CDI files say of that device: device nodes, files, links, \
+               variables. Of GPUs only those can be named that Slurm gave the step, where it gave some; 'all' is each \
+               of them. A PATH is a device node that you may open. A device that a node does not have, or that does not \
+               fit the image, is an error.",
     },
     Spec {
         opt: Opt::Pull,

@@ -7,7 +7,8 @@ use super::resolve::locate;
 use super::seen::Known;
 use super::tasks::{entrypoint, network_warnings, remaps_root};
 use super::{Host, How, Job, LaunchPlan, Opener, Rootfs};
-use crate::environment;
+use crate::cdi::Registry;
+use crate::environment::{self, Edits, OfDevices, Rules};
 use crate::identity::{group, passwd, MAX_DATABASE};
 use crate::image::ImageConfig;
 use crate::module::{self, Active, Surroundings};
@@ -35,6 +36,8 @@ pub struct Launch<'a> {
     pub job: &'a Job,
     /// What of the host's MPI stack replaces the image's.
     pub swap: Option<&'a Swap>,
+    /// The node's devices, where the launch must know them ([`super::wants_devices`]).
+    pub devices: Option<&'a Registry>,
 }
 
 /// Decides the plan, or refuses with the way out.
@@ -60,6 +63,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         draft.client(client, launch)?;
     }
     let (user, remap_root) = (&launch.job.user, remaps_root(launch));
+    let devices = draft.devices(launch)?;
     draft.text("/etc/passwd", MAX_DATABASE, |image| {
         let own = client.as_ref().map(|client| client.accounts(image));
         Some(passwd(own.as_deref().unwrap_or(image), user, remap_root).into_bytes())
@@ -69,23 +73,14 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     let entrypoint = entrypoint(launch, &draft)?;
     draft.warnings.extend(network_warnings(launch));
     draft.mounts.sort_by_key(|op| op.destination().depth());
-    let mut environment = environment::decide(
-        launch.config,
-        swap,
-        &module::rules(&modules, &launch.site.environment),
-        &launch.job.environment,
-        &launch.request.env,
-    );
-    if let (Some(_), Some(path)) = (&client, environment.set.get_mut("PATH")) {
-        *path = client::after(path);
-    }
+    let rules = module::rules(&modules, &launch.site.environment);
     Ok(LaunchPlan {
         image: launch.image.clone(),
         how: launch.how,
         writable,
         skeleton: draft.skeleton.into_values().collect(),
         mounts: draft.mounts,
-        environment,
+        environment: environment(launch, swap, &devices.environment, &rules, client.is_some()),
         workdir,
         remap_root,
         namespaces: launch.request.namespaces.unwrap_or_default(),
@@ -93,6 +88,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         stack: swap.map(|swap| swap.stack.clone()),
         check: swap.filter(|_| launch.site.mpi.verify).and_then(|swap| swap.check.clone()),
         modules: modules.iter().map(|active| active.name.as_str().to_owned()).collect(),
+        devices: devices.shown,
         warnings: draft.warnings,
     })
 }
@@ -114,4 +110,21 @@ fn modules<'a>(
         }
     }
     module::active(&launch.site.module, launch.request.modules.as_ref(), &Around(rootfs, host))
+}
+
+/// Changes to the environment by the site's `rules`; with the host's Slurm commands, where there are some, at the end of
+/// PATH.
+fn environment(
+    launch: &Launch,
+    swap: Option<&Swap>,
+    devices: &OfDevices,
+    rules: &Rules,
+    client: bool,
+) -> Edits {
+    let job = &launch.job.environment;
+    let mut edits = environment::decide(launch.config, swap, devices, rules, job, &launch.request.env);
+    if let (true, Some(path)) = (client, edits.set.get_mut("PATH")) {
+        *path = client::after(path);
+    }
+    edits
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::elf::Object;
 use crate::identity::User;
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -79,6 +80,15 @@ pub trait Host {
 
     /// The first of `paths` that `opener` cannot reach, and why; for what lies below a source.
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)>;
+
+    /// The facts of a program or library; None for what is neither, or cannot be read by `opener`.
+    fn library(&self, path: &AbsPath, opener: Opener) -> Option<Object>;
+
+    /// Whether the job's user may open the device node at `path`.
+    fn usable(&self, path: &AbsPath) -> Result<(), Unavailable>;
+
+    /// A small text of the kernel's about a driver; None where there is none.
+    fn text(&self, path: &AbsPath, limit: usize) -> Option<Vec<u8>>;
 
     /// The host's own passwd(5); empty where it has none.
     fn passwd(&self) -> Vec<u8>;

@@ -8,8 +8,11 @@
 mod binds;
 mod client;
 mod decide;
+mod devices;
 mod draft;
+mod driver;
 mod facts;
+mod hooks;
 mod resolve;
 mod seen;
 mod show;
@@ -17,6 +20,8 @@ mod stack;
 mod tasks;
 
 pub use decide::{decide, Launch};
+pub use devices::wants_devices;
+pub use driver::{fits, Fit};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
 pub use resolve::exists;
 pub use seen::Seen;
@@ -56,6 +61,8 @@ pub struct LaunchPlan {
     pub check: Option<Check>,
     /// The site's modules that it has.
     pub modules: Vec<String>,
+    /// The devices it was given, and from which file.
+    pub devices: Vec<String>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }

@@ -45,6 +45,9 @@ impl fmt::Display for LaunchPlan {
         if let Some(check) = &self.check {
             writeln!(f, "verify    {} by {}", check.object, check.loader)?;
         }
+        for device in &self.devices {
+            writeln!(f, "device    {}", printable(device))?;
+        }
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning   {}", printable(warning)))
     }
 }

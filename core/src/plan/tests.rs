@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
+use crate::cdi::Registry;
+use crate::elf::Object;
 use crate::identity::{Group, User};
 use crate::image::ImageConfig;
 use crate::options::by_name;
@@ -15,6 +17,7 @@ use crate::swap::{Check, Extent, ExtraBind, Swap};
 
 mod client;
 mod modules;
+mod devices;
 mod tasks;
 
 /// An image's tree: path to entry, and contents of files.
@@ -77,7 +80,13 @@ impl Rootfs for Tree {
 }
 
 /// The host's files: what exists, what only root can reach.
-struct Files(BTreeMap<&'static str, Kind>, &'static [&'static str]);
+#[derive(Default)]
+struct Files {
+    kinds: BTreeMap<&'static str, Kind>,
+    secret: &'static [&'static str],
+    libraries: BTreeMap<&'static str, Object>,
+    texts: BTreeMap<&'static str, &'static str>,
+}
 
 impl Files {
     fn node() -> Self {
@@ -95,20 +104,32 @@ impl Files {
         );
         let programs = ["/usr/bin/srun", "/usr/bin/sbatch", "/site/srun"].into_iter();
         all.extend(programs.chain(crate::plan::client::LOADERS.iter().copied()).map(|f| (f, Kind::File)));
-        Self(all, &["/secret"])
+        Self { kinds: all, secret: &["/secret"], ..Self::default() }
     }
 }
 
 impl Host for Files {
     fn source(&self, path: &AbsPath, opener: Opener) -> Result<Kind, Unavailable> {
-        if opener == Opener::User && self.1.contains(&path.as_str()) {
+        if opener == Opener::User && self.secret.contains(&path.as_str()) {
             return Err(Unavailable("Permission denied".into()));
         }
-        self.0.get(path.as_str()).copied().ok_or_else(|| Unavailable("No such file or directory".into()))
+        self.kinds.get(path.as_str()).copied().ok_or_else(|| Unavailable("No such file or directory".into()))
     }
 
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
         paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
+    }
+
+    fn library(&self, path: &AbsPath, _opener: Opener) -> Option<Object> {
+        self.libraries.get(path.as_str()).cloned()
+    }
+
+    fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {
+        self.source(path, Opener::User).map(|_| ())
+    }
+
+    fn text(&self, path: &AbsPath, _limit: usize) -> Option<Vec<u8>> {
+        self.texts.get(path.as_str()).map(|text| (*text).into())
     }
 
     fn passwd(&self) -> Vec<u8> {
@@ -138,12 +159,25 @@ struct Case {
     image: ImageConfig,
     tree: Tree,
     swap: Option<Swap>,
+    devices: Option<Registry>,
+    variables: &'static [(&'static str, &'static str)],
+    files: Files,
 }
 
 impl Case {
     fn of(options: &'static [&'static str]) -> Self {
         let image = ImageConfig { env: vec!["PATH=/usr/bin".into(), "IMG=1".into()], ..Default::default() };
-        Self { options, site: "", workdir: "/home/alice/run", image, tree: Tree::debian(), swap: None }
+        Self {
+            options,
+            site: "",
+            workdir: "/home/alice/run",
+            image,
+            tree: Tree::debian(),
+            swap: None,
+            devices: None,
+            variables: &[],
+            files: Files::node(),
+        }
     }
 
     fn decide(&self) -> Result<LaunchPlan, Refusal> {
@@ -158,7 +192,11 @@ impl Case {
         let job = Job {
             user: alice(),
             workdir: cwd,
-            environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            environment: environment
+                .iter()
+                .chain(self.variables)
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
             slurm_paths: vec![],
         };
         let image = AbsPath::parse("/repo/image.squashfs").expect("static");
@@ -170,8 +208,9 @@ impl Case {
             site: &site,
             job: &job,
             swap: self.swap.as_ref(),
+            devices: self.devices.as_ref(),
         };
-        decide(&launch, &self.tree, &Files::node())
+        decide(&launch, &self.tree, &self.files)
     }
 
     fn refused(&self) -> Refusal {

@@ -10,6 +10,7 @@ mod parse;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::cdi::{Asked, Gpus};
 use crate::digest::Digest;
 use crate::module;
 use crate::mount::{check_number, Mount, MAX_MOUNTS};
@@ -142,6 +143,12 @@ pub struct Request {
     /// `--[no-]container-slurm`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slurm: Option<bool>,
+    /// `--container-gpu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpus>,
+    /// `--container-device`, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Asked>,
     /// `--container-pull`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullPolicy>,
@@ -201,6 +208,10 @@ impl Request {
             Opt::Unshare => set_once(&mut self.namespaces, parse::namespaces(value)?, opt),
             Opt::Slurm => set_flag(&mut self.slurm, true, [Opt::Slurm, Opt::NoSlurm]),
             Opt::NoSlurm => set_flag(&mut self.slurm, false, [Opt::Slurm, Opt::NoSlurm]),
+            Opt::Gpu => set_once(&mut self.gpu, Gpus::parse(value)?, opt),
+            Opt::Device => {
+                Asked::parse_list(value)?.into_iter().try_for_each(|device| push(&mut self.devices, device))
+            }
             Opt::Pull => set_once(&mut self.pull, parse::pull(value)?, opt),
             Opt::Batch => {
                 self.batch = Some(true);
@@ -245,6 +256,8 @@ impl Request {
             entrypoint: self.entrypoint.or(job.entrypoint),
             namespaces: self.namespaces.or(job.namespaces),
             slurm: self.slurm.or(job.slurm),
+            gpu: self.gpu.or(job.gpu),
+            devices: list(self.devices, job.devices),
             pull: self.pull.or(job.pull),
             batch: self.batch.or(job.batch),
             mpi: self.mpi.or(job.mpi),
@@ -280,6 +293,8 @@ impl Request {
             (self.entrypoint == Some(true), Opt::Entrypoint),
             (self.namespaces.is_some(), Opt::Unshare),
             (self.slurm == Some(true), Opt::Slurm),
+            (self.gpu.is_some(), Opt::Gpu),
+            (!self.devices.is_empty(), Opt::Device),
             (self.pull.is_some(), Opt::Pull),
             (self.batch.is_some(), Opt::Batch),
             (self.mpi.is_some(), Opt::Mpi),
@@ -325,7 +340,10 @@ impl Request {
 
     /// What the types do not check by themselves.
     fn checked(self) -> Result<Self, Refusal> {
-        if self.mounts.len() > MAX_MOUNTS || self.volatile.len() > MAX_MOUNTS {
+        if self.mounts.len() > MAX_MOUNTS
+            || self.volatile.len() > MAX_MOUNTS
+            || self.devices.len() > MAX_MOUNTS
+        {
             return Err(malformed(&format!("more than {MAX_MOUNTS} mounts")));
         }
         check_number(&self.mounts)?;

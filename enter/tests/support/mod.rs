@@ -176,6 +176,12 @@ impl Contain {
         self
     }
 
+    /// The image's own commands, not the host's.
+    pub fn bare(mut self) -> Self {
+        self.site = "mounts.tmp=false\n".into();
+        self
+    }
+
     pub fn mount(self, spec: &str) -> Self {
         self.option("--mount", spec)
     }
@@ -191,6 +197,11 @@ impl Contain {
 
     /// As a command that runs `script` in the container.
     pub fn command(&self, script: &str) -> Command {
+        self.program(&["/bin/sh", "-c", script])
+    }
+
+    /// As a command that runs a program of the container.
+    pub fn program(&self, words: &[&str]) -> Command {
         let mut program = std::env::current_exe().expect("test program");
         program.pop();
         program.pop();
@@ -203,7 +214,7 @@ impl Contain {
         let mut command = Command::new(program);
         let uid = self.uid.to_string();
         command.args(&self.arguments).args(["--site", &self.site, "--uid", &uid, "--gid", &uid]);
-        command.args(["--", "/bin/sh", "-c", script]);
+        command.arg("--").args(words);
         command
     }
 

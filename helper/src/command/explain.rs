@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use grus_core::plan::{fits, Fit};
 use grus_core::refusal::{printable, Refusal};
 use grus_core::request::Image;
 use grus_core::stack::Stack;
 use grus_core::swap::{decide, Answer, Decision, InUse, Mode};
+use grus_enter::cdi;
 use grus_enter::site::Profiles;
 
 use super::launch_options::{image_option, LaunchOptions};
 use super::libraries::{profile, profiles, ruling, Looked};
-use super::plan::{file, in_repository, Found};
+use super::plan::{file, in_repository, Found, OwnView};
 use crate::context::{working_directory, Context};
 use crate::failure::Failure;
 use crate::output;
@@ -22,6 +24,7 @@ Examples:
   grus explain ./app.squashfs --stack intel-mpi
   grus explain app:1 --stack ./draft.toml --json | jq .outcome
 
+The drivers of this host's devices (CDI files) are compared with the image's C library, too.
 An image with MPI is compared with the host's stacks, symbol by symbol and version by version. The
 administrator describes them with 'grus host scan'. Nothing is mounted and nothing is run.
 A stack that was asked for and does not fit is a failure; with 'auto' the image's own MPI stays.";
@@ -61,7 +64,8 @@ impl Args {
         let mode = self.mode(context, &stacks)?;
         let looked = Looked::at(&found, &printable(&self.image))?;
         let decision = looked.ask(context, &stacks, &mode, decide);
-        self.tell(&decision, &stacks, &context.stacks_dir())
+        let devices = fits(&cdi::load(&context.site.cdi.dirs()), looked.tree(), &OwnView);
+        self.tell(&decision, &devices, &stacks, &context.stacks_dir())
     }
 
     /// What the plugin asks at submission: the ruling, or the refusal, as one line of JSON.
@@ -122,9 +126,17 @@ impl Args {
         Ok(Mode::parse(word)?)
     }
 
-    fn tell(&self, decision: &Decision, stacks: &[Stack], dir: &Path) -> Result<(), Failure> {
+    fn tell(
+        &self,
+        decision: &Decision,
+        devices: &[Fit],
+        stacks: &[Stack],
+        dir: &Path,
+    ) -> Result<(), Failure> {
         if self.json {
-            output::json(&decision.to_json())?;
+            let mut all = decision.to_json();
+            all["devices"] = serde_json::to_value(devices).unwrap_or_default();
+            output::json(&all)?;
         } else {
             // A refusal is told at the end, as of every command.
             let text = decision.to_string();
@@ -145,6 +157,7 @@ impl Args {
                     printable(&dir.display().to_string())
                 ));
             }
+            text.extend(devices.iter().map(fit));
             output::print(&text)?;
         }
         match &decision.result {
@@ -152,6 +165,17 @@ impl Args {
             Err(refusal) => Err(refusal.clone().into()),
         }
     }
+}
+
+/// How a driver fits.
+fn fit(fit: &Fit) -> String {
+    let mut text = format!(
+        "\nDevices {} of {}: {} programs and libraries fit the image.\n",
+        fit.kind, fit.file, fit.fitting
+    );
+    text.extend(fit.lacking.iter().map(|(file, why)| format!("  does not fit: {file} needs {why}\n")));
+    text.extend(fit.missing.iter().map(|file| format!("  not on this host: {file}\n")));
+    text
 }
 
 fn launched(mpi: &InUse) -> String {

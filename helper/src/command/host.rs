@@ -1,4 +1,4 @@
-//! `grus host scan`: profiles of this host's MPI stacks.
+//! `grus host scan`: profiles of this host's MPI stacks, and which of its devices are described.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use grus_core::stack::Stack;
 
 use crate::context::Context;
 use crate::failure::{reason, Failure};
-use crate::host::{discover, families, profile, Scanned, Seed};
+use crate::host::{devices, discover, families, profile, Scanned, Seed};
 use crate::output;
 
 const EXAMPLES: &str = "\
@@ -19,6 +19,7 @@ Examples:
   grus host scan /opt/intel/oneapi/mpi/2021.18 --name intel
   grus host scan /opt/openmpi-5.0 --output -          # look first
 
+Devices and the files that describe them (CDI) are listed on standard error.
 The profiles are read where images are explained. They are text: edit them, and check them with
 'grus explain IMAGE --stack FILE'. Files are only read; nothing of the host is run.";
 
@@ -62,6 +63,7 @@ impl Args {
 
 impl Scan {
     fn run(self, context: &Context) -> Result<(), Failure> {
+        devices(&context.site.cdi.dirs()).iter().for_each(|line| output::note(line));
         let scanned = self.scan()?;
         if self.output.as_deref() == Some(Path::new("-")) {
             let texts: Vec<String> = scanned.iter().map(Scanned::text).collect();

@@ -43,6 +43,11 @@ impl Looked {
         Ok(Self { name: name.to_owned(), facts, library_path: found.config.library_path(), tree })
     }
 
+    /// Its tree.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// Asks about it.
     pub fn ask<T>(
         &self,

@@ -6,15 +6,17 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use grus_core::elf::Object;
 use grus_core::image::ImageConfig;
 use grus_core::path::AbsPath;
-use grus_core::plan::{decide, Host, How, Job, Kind, Launch, Opener, Unavailable};
+use grus_core::plan::{decide, wants_devices, Host, How, Job, Kind, Launch, Opener, Unavailable};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
 use grus_core::request::Image;
 use grus_core::site::UserImages;
 use grus_enter::repository::{find, meta_beside};
+use grus_enter::{cdi, library};
 
 use super::launch_options::{image_option, LaunchOptions};
 use super::libraries::ruling;
@@ -80,6 +82,8 @@ impl Args {
             environment: context.environment.clone(),
             slurm_paths: vec![],
         };
+        let wanted = wants_devices(&request, &context.site, &job.environment);
+        let devices = wanted.then(|| cdi::load(&context.site.cdi.dirs()));
         let launch = Launch {
             request: &request,
             image: &found.path,
@@ -88,6 +92,7 @@ impl Args {
             site: &context.site,
             job: &job,
             swap: ruling.as_ref().map(|ruling| &ruling.swap),
+            devices: devices.as_ref(),
         };
         let mut plan = decide(&launch, &tree, &OwnView)?;
         plan.warnings.extend(ruling.into_iter().flat_map(|ruling| ruling.swap.warnings));
@@ -144,7 +149,7 @@ fn absolute(path: &Path) -> Result<AbsPath, Failure> {
 }
 
 /// The host as the caller sees it.
-struct OwnView;
+pub(super) struct OwnView;
 
 impl Host for OwnView {
     fn source(&self, path: &AbsPath, _opener: Opener) -> Result<Kind, Unavailable> {
@@ -161,6 +166,23 @@ impl Host for OwnView {
 
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)> {
         paths.iter().find_map(|path| Some((path.clone(), self.source(path, opener).err()?)))
+    }
+
+    fn library(&self, path: &AbsPath, opener: Opener) -> Option<Object> {
+        // A FIFO is not opened.
+        (self.source(path, opener) == Ok(Kind::File))
+            .then(|| fs::File::open(path.as_path()).ok())?
+            .map(library::facts)?
+    }
+
+    fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {
+        use rustix::fs::{accessat, Access, AtFlags, CWD};
+        let may = accessat(CWD, path.as_path(), Access::READ_OK, AtFlags::EACCESS);
+        may.map_err(|errno| Unavailable(reason(&errno.into())))
+    }
+
+    fn text(&self, path: &AbsPath, limit: usize) -> Option<Vec<u8>> {
+        fs::read(path.as_path()).ok().filter(|text| text.len() <= limit)
     }
 
     fn passwd(&self) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 mod archives;
 mod concurrent;
+mod devices;
 mod disk;
 mod explain;
 mod help;
