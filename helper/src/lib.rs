@@ -25,4 +25,5 @@ pub mod reuse;
 pub mod save;
 pub mod section;
 pub mod tree;
+pub mod unpacked;
 pub mod verify;

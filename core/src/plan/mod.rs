@@ -72,6 +72,8 @@ pub enum How {
     Kernel,
     /// squashfuse_ll as the user.
     Fuse,
+    /// Not at all: its tree was unpacked, as the user, where there is no FUSE (`grus run`).
+    Unpacked,
 }
 
 /// What is made where the image has nothing.

@@ -51,6 +51,7 @@ impl fmt::Display for How {
         f.write_str(match self {
             How::Kernel => "kernel",
             How::Fuse => "squashfuse as the user",
+            How::Unpacked => "unpacked by the user",
         })
     }
 }
