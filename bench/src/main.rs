@@ -5,6 +5,7 @@ mod figures;
 mod launch;
 mod mpi;
 mod pull;
+mod run;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
     let done = match words[..] {
         ["launch"] => launch::run(),
         ["pagein"] => launch::run_pagein(),
+        ["run"] => run::run(),
         ["mpi", ref options @ ..] => mpi::run(options),
         ["pull", ref options @ ..] => pull::run(options),
         // Processes of their own for one measurement of `launch` or `pagein`.
@@ -21,7 +23,7 @@ fn main() -> ExitCode {
         ["read", ref words @ ..] => launch::read_once(words),
         ["first", ref words @ ..] => launch::first_once(words),
         _ => Err(anyhow::anyhow!(
-            "usage: grus-bench launch|pagein\n       {}\n       {}",
+            "usage: grus-bench launch|pagein|run\n       {}\n       {}",
             mpi::USAGE,
             pull::USAGE
         )),

@@ -8,6 +8,7 @@
 //! rulings/<hex>.<key>.json                              what was decided about an image's MPI, by what it depends on
 //! refs/<registry>/<repository>/:<tag>/<platform>.json   a tag, replaced by rename
 //! refs/<registry>/<repository>/@<hex>/<platform>.json   a pinned reference, whose digest may be an index's
+//! unpacked/<key>/                                       an image's tree, for `grus run` where there is no FUSE
 //! tmp/                                                  what is being written, or was when a pull broke off
 //! ```
 //! A lookup by tag is three opens whatever the number of images. A `:` cannot occur in a repository's

@@ -19,21 +19,35 @@ pub(crate) struct Credentials {
     gid: Gid,
     gids: Vec<Gid>,
     now: Cell<Opener>,
+    /// Whether there is a root to switch to.
+    root: bool,
 }
 
 impl Credentials {
     /// Makes the thread root, whatever it was before: a setuid(2) of libc's may have reached it.
     pub fn of(uid: u32, gid: u32, gids: &[u32]) -> Called<Self> {
         let gids = gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
-        let new =
-            Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), gids, now: Cell::new(Opener::User) };
+        let new = Self {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+            gids,
+            now: Cell::new(Opener::User),
+            root: true,
+        };
         new.switch(Opener::Site)?;
         Ok(new)
     }
 
+    /// Those of a user without root's rights, which are in force throughout: what the site names is opened with them,
+    /// too.
+    pub fn unchanging() -> Self {
+        let (uid, gid) = (geteuid(), getegid());
+        Self { uid, gid, gids: vec![], now: Cell::new(Opener::User), root: false }
+    }
+
     /// Puts the permissions of `who` in force.
     pub fn switch(&self, who: Opener) -> Called<()> {
-        if self.now.get() == who {
+        if self.now.get() == who || !self.root {
             return Ok(());
         }
         // The user id first when rising, last when falling: groups can be changed with CAP_SETGID only, which comes

@@ -23,7 +23,7 @@ use crate::call::{new_mount, open_own, shown, Broken, Called, During};
 use crate::deadline::Deadline;
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::loopdev::{self, Access};
-use crate::program::{cstr, last_words, Named, Program};
+use crate::program::{cstr, last_words, Identity, Named, Program};
 use crate::sys::{spawn_confined, wait};
 
 /// How long mkfs.ext4 may take; it writes little, whatever the size.
@@ -130,9 +130,7 @@ impl Disk<'_> {
             environment: &[],
             descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), file.as_fd()],
             limits: LIMITS,
-            uid: 0,
-            gid: 0,
-            gids: &[],
+            identity: Some(Identity { uid: 0, gid: 0, gids: &[] }),
         };
         let pid = spawn_confined(&program).during(self.phase)?;
         let ended = ends(pid, Instant::now() + TIME, deadline);

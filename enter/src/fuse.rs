@@ -16,24 +16,30 @@ use crate::builder::Inputs;
 use crate::call::{new_mount, open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::program::{cstr, last_words, Named, Program};
+use crate::program::{cstr, last_words, Identity, Named, Program};
 use crate::sys::spawn_server;
 
 /// Who the image is served for.
 #[derive(Debug)]
 pub(crate) struct Owner<'a> {
-    /// User id.
+    /// User id, as this user namespace has it.
     pub uid: u32,
-    /// Primary group.
+    /// Primary group, likewise.
     pub gid: u32,
-    /// Supplementary groups.
-    pub gids: &'a [u32],
+    /// Whom the server becomes; None: it stays who we are, a user without root's rights.
+    pub identity: Option<Identity<'a>>,
 }
 
 impl<'a> Owner<'a> {
     /// The job's user.
     pub fn of(inputs: &'a Inputs) -> Self {
-        Self { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids }
+        let Inputs { uid, gid, gids, .. } = inputs;
+        Self { uid: *uid, gid: *gid, identity: Some(Identity { uid: *uid, gid: *gid, gids }) }
+    }
+
+    /// The user who is root of this user namespace (see [`crate::rootless`]).
+    pub fn of_namespace() -> Self {
+        Self { uid: 0, gid: 0, identity: None }
     }
 }
 
@@ -47,7 +53,8 @@ pub(crate) fn mount(
     started: impl FnOnce(Pid),
 ) -> Result<(OwnedFd, OwnedFd), Failure> {
     let (key, package) = ("security.squashfuse", "squashfuse");
-    let program = Named { path: program, key, package, phase: Phase::Mount }.trusted()?;
+    let program = Named { path: program, key, package, phase: Phase::Mount };
+    let program = if owner.identity.is_some() { program.trusted() } else { program.any() }?;
     let device = open_own("/dev/fuse", OFlags::RDWR).during(Phase::Mount)?;
     // allow_other, since root builds the overlay over it and the FUSE default lets only its owner look (fuse(8));
     // default_permissions, since squashfuse itself checks none.
@@ -74,9 +81,7 @@ pub(crate) fn mount(
         environment: &[],
         descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), image.as_fd(), device.as_fd()],
         limits: &[],
-        uid: owner.uid,
-        gid: owner.gid,
-        gids: owner.gids,
+        identity: owner.identity,
     };
     let pid = spawn_server(&server).during(Phase::Mount)?;
     started(pid);
@@ -89,6 +94,18 @@ pub(crate) fn mount(
     match rustix::fs::fstat(&mount) {
         Ok(_) => Ok((mount, watch.during(Phase::Mount)?)),
         Err(errno) => Err(no_answer(messages, errno)),
+    }
+}
+
+/// Why there is no FUSE here, if that is what failed: no server, no device, or none for a user.
+pub(crate) fn unavailable(failure: &Failure) -> Option<String> {
+    let calls = ["open(/dev/fuse)", "fsopen(fuse)", "fsconfig(fuse", "fsmount(fuse)"];
+    match failure {
+        Failure::Refused(refusal) => Some(refusal.what.clone()),
+        Failure::Failed(failed) if calls.iter().any(|call| failed.call.starts_with(call)) => {
+            Some(failure.what())
+        }
+        Failure::Failed(_) => None,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::kept::Keeper;
 use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::node_ruling::ruling;
 use crate::own::Maker;
+use crate::program::Identity;
 use crate::rootfs::Tree;
 use crate::sources::Sources;
 use crate::storage::Storage;
@@ -158,7 +159,8 @@ fn on(
     let (namespace, saved) = apply(act, &mut clock)?;
     progress.at(Phase::Verify);
     clock.enter(Phase::Verify);
-    verify(&plan, inputs)?;
+    let identity = Identity { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids };
+    verify(&plan, &inputs.job.environment, Some(identity))?;
     let told = running::told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Verify)?;
     let servers = maker.servers.into_inner();
     let timings = clock.stop();
@@ -184,7 +186,7 @@ fn volatile(inputs: &Inputs, any: bool, deadline: &Deadline) -> Result<Volatile,
     let storage = any.then(|| Storage::new(&inputs.site, deadline)).transpose()?;
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };
-    Ok(Volatile { size: inputs.site.volatile.size, storage, who })
+    Ok(Volatile { size: inputs.site.volatile.size, storage, who: Some(who) })
 }
 
 /// The image, opened and mounted.
@@ -263,7 +265,7 @@ fn mount(
             let mount = loopdev::mount(&image.file, path.as_path()).during(Phase::Mount)?;
             Ok((mount, None))
         }
-        How::Fuse => {
+        How::Fuse | How::Unpacked => {
             let program = &inputs.site.security.squashfuse;
             fuse::mount(&image.file, program, &fuse::Owner::of(inputs), started)
                 .map(|(mount, watch)| (mount, Some(watch)))

@@ -37,6 +37,7 @@ mod program;
 mod read;
 pub mod repository;
 mod rootfs;
+pub mod rootless;
 pub mod rulings;
 mod running;
 mod saved;

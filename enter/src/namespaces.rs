@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use grus_core::plan::Opener;
 use grus_core::request::Unshare;
 use grus_core::Refusal;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
@@ -73,7 +74,7 @@ pub(crate) fn root_of_its_own(inputs: &Inputs, credentials: &Credentials) -> Res
         map(pid, inputs.uid, inputs.gid, &inputs.gids)
     });
     root.and_then(|()| credentials.switch(Opener::Site)).during(Phase::Credentials)?;
-    made.map_err(|broken| refused(&broken))
+    made.map_err(|broken| refused(&broken, "--container-remap-root", "leave the option out"))
 }
 
 fn map(pid: Pid, uid: u32, gid: u32, gids: &[u32]) -> Called<OwnedFd> {
@@ -94,25 +95,58 @@ fn groups(gid: u32, gids: &[u32]) -> String {
 
 /// Writes to a file of /proc, at once as it has to be.
 fn put(path: &str, text: &str) -> Called<()> {
-    let mut file = std::fs::File::from(open_own(path, OFlags::WRONLY)?);
-    file.write_all(text.as_bytes()).map_err(|e| Broken::io(format!("write({path})"), &e))
+    write(open_own(path, OFlags::WRONLY)?, path, text)
 }
 
-fn refused(broken: &Broken) -> Failure {
-    let what = format!(
-        "--container-remap-root: this node gives users no user namespace: {}: {}",
-        broken.call,
-        reason(broken.errno)
-    );
-    let hint = match broken.errno {
-        Errno::NOSPC | Errno::USERS => {
-            "leave the option out; the administrator can allow more (sysctl user.max_user_namespaces)"
+fn write(file: OwnedFd, name: &str, text: &str) -> Called<()> {
+    let written = std::fs::File::from(file).write_all(text.as_bytes());
+    written.map_err(|e| Broken::io(format!("write({name})"), &e))
+}
+
+/// Moves this process, which has one thread, to a user namespace in which `outside` is `inside`, ids of a user and a
+/// group, and nobody else is there. `task` is the open `/proc/thread-self`, which by then may be out of sight.
+pub(crate) fn move_to_own(
+    task: &OwnedFd,
+    inside: (u32, u32),
+    outside: (u32, u32),
+    with: UnshareFlags,
+) -> Called<()> {
+    let unshare = || sys::unshare_more(UnshareFlags::NEWUSER | with);
+    alone(unshare).map_err(|broken| Broken::new("unshare(CLONE_NEWUSER)", broken.errno))?;
+    let put = |name: &str, text: &str| {
+        let file = rustix::fs::openat(task, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        let shown = format!("/proc/thread-self/{name}");
+        write(file.map_err(|e| Broken::new(format!("open({shown})"), e))?, &shown, text)
+    };
+    put("setgroups", "deny")?;
+    put("uid_map", &format!("{} {} 1\n", inside.0, outside.0))?;
+    put("gid_map", &format!("{} {} 1\n", inside.1, outside.1))
+}
+
+/// A thread that has been waited for may be on its last instructions, and unshare(2) refuses with EINVAL while there is
+/// another one.
+fn alone(unshare: impl Fn() -> Called<()>) -> Called<()> {
+    for _ in 0..100 {
+        match unshare() {
+            Err(broken) if broken.errno == Errno::INVAL => std::thread::sleep(Duration::from_millis(1)),
+            done => return done,
         }
+    }
+    unshare()
+}
+
+/// No user namespace for `what`; `without` is how to do without.
+pub(crate) fn refused(broken: &Broken, what: &str, without: &str) -> Failure {
+    let call = format!("{}: {}", broken.call, reason(broken.errno));
+    let what = format!("{what}: this node gives users no user namespace: {call}");
+    let allow = match broken.errno {
+        Errno::NOSPC | Errno::USERS => "the administrator can allow more (sysctl user.max_user_namespaces)",
         _ => {
-            "leave the option out; the administrator can allow them (sysctl user.max_user_namespaces, \
+            "the administrator can allow them (sysctl user.max_user_namespaces, \
              kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
         }
     };
+    let hint = format!("{without}; {allow}");
     Failure::Refused(Refusal::site(what).hint(hint))
 }
 
@@ -130,7 +164,7 @@ mod tests {
             sys::unshare(false).expect("a root of its own");
             rustix::process::chroot("/usr").expect("root may");
             let made = sys::in_user_namespace(|_| Ok(()));
-            made.map_err(|broken| refused(&broken))
+            made.map_err(|broken| refused(&broken, "it", "do without"))
         });
         let failure = refused.join().expect("no panic").expect_err("forbidden");
         assert!(

@@ -60,6 +60,12 @@ impl<'a> Maker<'a> {
         let servers = RefCell::new(image.into_iter().collect());
         Self { site: &inputs.site, owner: Owner::of(inputs), sources, deadline, started, servers }
     }
+
+    /// For the user who is root of this user namespace, and has neither loop devices nor a disk.
+    pub fn rootless(site: &'a Site, sources: &'a Sources<'a>, deadline: &'a Deadline) -> Self {
+        let owner = Owner::of_namespace();
+        Self { site, owner, sources, deadline, started: &|_| (), servers: RefCell::default() }
+    }
 }
 
 impl Maker<'_> {
@@ -123,9 +129,13 @@ impl Maker<'_> {
     fn squashfs(&self, source: &AbsPath, opener: Opener, noexec: bool) -> Result<OwnedFd, Failure> {
         let path = source.as_path();
         let image = Image::of(self.sources.readable(source, opener), path)?;
-        let mount = match image.how(path, self.site, &self.owner)? {
+        let how = match self.owner.identity {
+            Some(_) => image.how(path, self.site, &self.owner)?,
+            None => How::Fuse,
+        };
+        let mount = match how {
             How::Kernel | How::Cached => loopdev::mount(&image.file, path).during(Phase::Own)?,
-            How::Fuse => {
+            How::Fuse | How::Unpacked => {
                 let program = &self.site.security.squashfuse;
                 let (mount, watch) = fuse::mount(&image.file, program, &self.owner, self.started)?;
                 self.servers.borrow_mut().push(Server { of: source.to_string(), watch });
@@ -139,6 +149,9 @@ impl Maker<'_> {
     }
 
     fn scratch(&self, size: u64, noexec: bool) -> Result<OwnedFd, Failure> {
+        if self.owner.identity.is_none() {
+            return self.tmpfs(&Tmpfs { size: None, mode: 0o700, huge: None }, size, noexec);
+        }
         let dir = self.site.scratch.dir.as_ref();
         // Core refuses a scratch where there is no directory.
         let dir = dir.ok_or_else(|| Broken::new("scratch.dir", Errno::NOENT).during(Phase::Own))?;

@@ -38,6 +38,24 @@ pub(crate) struct Named<'a> {
 impl Named<'_> {
     /// Its path without links, if root alone can have written it.
     pub fn trusted(&self) -> Result<CString, Failure> {
+        let fd = self.found()?;
+        if let Some(why) = why_not_roots(&fd, self.path.as_path()).during(self.phase)? {
+            let hint = "it and every directory above it must be writable by root only";
+            return Err(self.refuse(&format!("is not trusted: {why}"), hint.into()));
+        }
+        self.resolved(&fd)
+    }
+
+    /// Its path without links, whoever wrote it: for a user who runs it with no rights but the own.
+    pub fn any(&self) -> Result<CString, Failure> {
+        self.resolved(&self.found()?)
+    }
+
+    fn resolved(&self, fd: &OwnedFd) -> Result<CString, Failure> {
+        Ok(cstr(&path_of(fd).during(self.phase)?.to_string_lossy()))
+    }
+
+    fn found(&self) -> Result<OwnedFd, Failure> {
         let path = self.path.as_path();
         let fd = match open(path, OFlags::PATH) {
             Ok(fd) => fd,
@@ -58,12 +76,7 @@ impl Named<'_> {
             let hint = format!("the administrator must mend {} in grus.toml", self.key);
             return Err(self.refuse("is not a program", hint));
         }
-        if let Some(why) = why_not_roots(&fd, path).during(self.phase)? {
-            let hint = "it and every directory above it must be writable by root only";
-            return Err(self.refuse(&format!("is not trusted: {why}"), hint.into()));
-        }
-        let path = path_of(&fd).during(self.phase)?;
-        Ok(cstr(&path.to_string_lossy()))
+        Ok(fd)
     }
 
     fn refuse(&self, why: &str, hint: String) -> Failure {
@@ -129,6 +142,13 @@ pub(crate) struct Program<'a> {
     pub descriptors: &'a [BorrowedFd<'a>],
     /// Limits of its own, hard and soft (setrlimit(2)).
     pub limits: &'a [(Resource, u64)],
+    /// Whom it runs as; None: as whom its caller does.
+    pub identity: Option<Identity<'a>>,
+}
+
+/// User, primary group and supplementary groups.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity<'a> {
     /// User id.
     pub uid: u32,
     /// Group id.

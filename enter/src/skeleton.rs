@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use grus_core::path::AbsPath;
 use grus_core::plan::{Made, Make};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
 use rustix::path::Arg;
 
 use crate::call::{open_in, Broken, Called};
@@ -69,7 +70,11 @@ fn own(dir: &OwnedFd, name: impl Arg + Copy, made: &Made, always: bool) -> Calle
         let owner = Some(Uid::from_raw(made.uid));
         let group = Some(Gid::from_raw(made.gid));
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(dir, name, owner, group, flags).map_err(|e| broken("fchownat", e))?;
+        match rustix::fs::chownat(dir, name, owner, group, flags) {
+            // A user namespace has no such owner (user_namespaces(7)); then it is who makes this.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(e) => return Err(broken("fchownat", e)),
+        }
     }
     if always || (made.uid, made.gid) != (0, 0) {
         let mode = Mode::from_raw_mode(made.mode & 0o7777);

@@ -27,12 +27,15 @@ impl Storage {
                 disk.mount(site, deadline, PLAIN)?
             }
             // A site whose directory has a size in percent is refused when it is read.
-            (_, size) => {
-                let size = size.to_string();
-                let options = [("source", "grus"), ("size", size.as_str()), ("mode", "0755")];
-                new_mount("tmpfs", &options, PLAIN).during(Phase::Volatile)?
-            }
+            (_, size) => return Self::memory(size),
         };
         Ok(Self { mount })
+    }
+
+    /// Of this size, in memory.
+    pub fn memory(size: Limit) -> Result<Self, Failure> {
+        let size = size.to_string();
+        let options = [("source", "grus"), ("size", size.as_str()), ("mode", "0755")];
+        Ok(Self { mount: new_mount("tmpfs", &options, PLAIN).during(Phase::Volatile)? })
     }
 }

@@ -17,10 +17,9 @@ use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{kill_process, Resource, Signal};
 
-use crate::builder::Inputs;
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{said, Program};
+use crate::program::{said, Identity, Program};
 use crate::sys::{spawn_confined, wait};
 
 /// How long the loader may take. A cold file system behind the image is the slow part.
@@ -29,10 +28,15 @@ const TIME: Duration = Duration::from_secs(20);
 /// Processor seconds, address space, no core file; ld.so itself is one process.
 const LIMITS: &[(Resource, u64)] = &[(Resource::Cpu, 10), (Resource::As, 16 << 30), (Resource::Core, 0)];
 
-/// Does what the plan wants to be verified. Runs on a thread that is in the container's namespace.
-pub(crate) fn verify(plan: &LaunchPlan, inputs: &Inputs) -> Result<(), Failure> {
+/// Does what the plan wants to be verified. Runs on a thread that is in the container's namespace. `job` is the job's
+/// environment; `identity` is whom the loader runs as, None: as whom the thread does.
+pub(crate) fn verify(
+    plan: &LaunchPlan,
+    job: &BTreeMap<String, String>,
+    identity: Option<Identity<'_>>,
+) -> Result<(), Failure> {
     let (Some(check), Some(stack)) = (&plan.check, &plan.stack) else { return Ok(()) };
-    let output = trace(check, plan, inputs)?;
+    let output = trace(check, &environment(plan, job), identity)?;
     judge_trace(check, &output).map_err(|why| {
         let what = format!("host stack '{}' in this image, {}: {why}", printable(stack), check.object);
         Refusal::image(what)
@@ -42,10 +46,9 @@ pub(crate) fn verify(plan: &LaunchPlan, inputs: &Inputs) -> Result<(), Failure> 
 }
 
 /// What the loader says.
-fn trace(check: &Check, plan: &LaunchPlan, inputs: &Inputs) -> Result<String, Failure> {
+fn trace(check: &Check, environment: &[CString], identity: Option<Identity<'_>>) -> Result<String, Failure> {
     let loader = cstring(check.loader.as_str());
     let arguments = [loader.clone(), cstring(check.object.as_str())];
-    let environment = environment(plan, &inputs.job.environment);
     // The loader's end blocks, or it would lose what we are too slow to read.
     let (output, end) = pipe_with(PipeFlags::CLOEXEC)
         .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
@@ -55,12 +58,10 @@ fn trace(check: &Check, plan: &LaunchPlan, inputs: &Inputs) -> Result<String, Fa
     let program = Program {
         path: &loader,
         arguments: &arguments,
-        environment: &environment,
+        environment,
         descriptors: &[null.as_fd(), end.as_fd(), end.as_fd()],
         limits: LIMITS,
-        uid: inputs.uid,
-        gid: inputs.gid,
-        gids: &inputs.gids,
+        identity,
     };
     let pid = spawn_confined(&program).during(Phase::Verify)?;
     drop(end);

@@ -12,11 +12,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use grus_core::mount::Limit;
 use grus_core::path::AbsPath;
 use grus_core::Refusal;
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::apply::Scratch;
-use crate::call::{attach, new_dir, new_mount, open_in, proc_path, Broken, Called, During, PLAIN};
+use crate::call::{attach, new_dir, new_mount, open_in, proc_path, stat, Broken, Called, During, PLAIN};
 use crate::failure::{Failure, Phase};
 use crate::storage::Storage;
 use crate::upper::{fill, Admitted, MOST};
@@ -28,8 +28,8 @@ pub(crate) struct Volatile {
     pub size: Limit,
     /// Where their changes lie.
     pub storage: Option<Storage>,
-    /// The user.
-    pub who: Admitted,
+    /// The user. None: whoever makes the container, in a user namespace where the image's files are the user's own.
+    pub who: Option<Admitted>,
 }
 
 impl Volatile {
@@ -69,8 +69,11 @@ impl Layers<'_> {
     fn over(&mut self, lower: &OwnedFd, what: &str, less: &str) -> Result<OwnedFd, Failure> {
         let dir = self.new_layer().during(Phase::Volatile)?;
         let upper = new_dir(dir.as_fd(), c"upper").during(Phase::Volatile)?;
-        fill(&upper, lower, &self.what.who).map_err(|broken| self.not_filled(broken, what, less))?;
-        overlay(&dir, lower).during(Phase::Volatile)
+        match &self.what.who {
+            Some(who) => fill(&upper, lower, who).map_err(|broken| self.not_filled(broken, what, less))?,
+            None => like(&dir, lower).during(Phase::Volatile)?,
+        }
+        overlay(&dir, lower, self.what.who.is_some()).during(Phase::Volatile)
     }
 
     /// A directory for one more upper layer, in the storage that all share.
@@ -103,22 +106,31 @@ impl Layers<'_> {
     }
 }
 
-/// The overlay of `upper` in `dir` over `lower`.
-fn overlay(dir: &OwnedFd, lower: &OwnedFd) -> Called<OwnedFd> {
+/// Gives the empty upper layer in `dir` the mode of `lower`, which is the one that shows.
+fn like(dir: &OwnedFd, lower: &OwnedFd) -> Called<()> {
+    let mode = Mode::from_raw_mode(stat(lower, "lower".as_ref())?.st_mode & 0o7777);
+    rustix::fs::chmodat(dir, c"upper", mode, AtFlags::empty()).map_err(|e| Broken::new("fchmodat(upper)", e))
+}
+
+/// The overlay of `upper` in `dir` over `lower`. Only root can use trusted.* attributes; without them directories
+/// cannot be renamed and data is copied with the first change of anything (overlayfs.rst, 'userxattr').
+fn overlay(dir: &OwnedFd, lower: &OwnedFd, root: bool) -> Called<OwnedFd> {
     new_dir(dir.as_fd(), c"work")?;
     rustix::process::fchdir(dir).map_err(|e| Broken::new("fchdir(volatile)", e))?;
     let lower = proc_path(lower);
     // redirect_dir, so that directories of the image can be renamed; metacopy needs it. index=off: hard links of
     // the image part on change, as in every container engine.
-    let options = [
+    let mut options = vec![
         ("source", "grus"),
         ("lowerdir", lower.as_str()),
         ("upperdir", "upper"),
         ("workdir", "work"),
-        ("redirect_dir", "on"),
-        ("metacopy", "on"),
         ("index", "off"),
         ("xino", "off"),
     ];
+    match root {
+        true => options.extend([("redirect_dir", "on"), ("metacopy", "on")]),
+        false => options.push(("userxattr", "")),
+    }
     new_mount("overlay", &options, PLAIN)
 }

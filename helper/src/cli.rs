@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    if let Err(error) = interrupt::install() {
+    if let Some(error) = cli.command.cleans_up().then(interrupt::install).and_then(Result::err) {
         return fail(&Failure::System { what: format!("cannot handle signals: {error}"), hint: None });
     }
     match cli.command.run(cli.common) {
@@ -71,7 +71,9 @@ fn misused(error: &clap::Error) -> ExitCode {
             let what = lines_printable(parts.next().unwrap_or("wrong usage"));
             let rest: Vec<String> = parts.map(lines_printable).collect();
             let _ = writeln!(io::stderr(), "grus: {what}\nhint: {}", hint(&rest));
-            ExitCode::from(2)
+            // As `docker run`: what is below belongs to the program.
+            let runs = rest.iter().any(|part| part.starts_with("Usage: grus run"));
+            ExitCode::from(if runs { 125 } else { 2 })
         }
     }
 }

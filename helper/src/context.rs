@@ -1,9 +1,11 @@
 //! Owns what every command needs first: who calls, what the site chose, which repository is meant.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use grus_core::identity::{Group, User};
 use grus_core::path::AbsPath;
@@ -43,6 +45,7 @@ pub struct Context {
     /// The caller's environment; names and values that are not UTF-8 are left out.
     pub environment: BTreeMap<String, String>,
     common: Common,
+    account: OnceCell<nix::unistd::User>,
 }
 
 impl Context {
@@ -58,7 +61,12 @@ impl Context {
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Ok(Self { site, environment: std::env::vars_os().filter_map(utf8).collect(), common })
+        Ok(Self {
+            site,
+            environment: std::env::vars_os().filter_map(utf8).collect(),
+            common,
+            account: OnceCell::new(),
+        })
     }
 
     /// The repository that commands act on: `--repository`, the system's with `--system`, else the user's.
@@ -74,8 +82,9 @@ impl Context {
                     .into()
             });
         }
-        let user = self.user()?;
-        let who = Who { user: &user.name, home: &user.home, uid: user.uid, environment: &self.environment };
+        let user = self.account()?;
+        let (uid, home) = (user.uid.as_raw(), user.dir.to_string_lossy());
+        let who = Who { user: &user.name, home: &home, uid, environment: &self.environment };
         Ok(Repository::new(expand(&self.site.repository.user, &who)?.as_path(), false))
     }
 
@@ -96,13 +105,27 @@ impl Context {
         }
     }
 
+    /// This program again, as it was called: with the same site file and repository.
+    pub fn own_program(&self) -> io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let common = &self.common;
+        command.envs(common.config.as_ref().map(|path| ("GRUS_CONFIG", path)));
+        command.env_remove("GRUS_REPOSITORY");
+        command.envs(common.repository.as_ref().map(|path| ("GRUS_REPOSITORY", path)));
+        command.args(common.system.then_some("--system"));
+        Ok(command)
+    }
+
     /// Where the profiles of the host's stacks are: beside the site file.
     pub fn stacks_dir(&self) -> PathBuf {
         self.common.config.as_deref().unwrap_or(Path::new(SITE_FILE)).with_file_name("stacks")
     }
 
-    /// The calling user, as the name service knows them.
-    pub fn user(&self) -> Result<User, Failure> {
+    /// The calling user's account. Asked for once: it may be a server's to answer.
+    fn account(&self) -> Result<&nix::unistd::User, Failure> {
+        if let Some(known) = self.account.get() {
+            return Ok(known);
+        }
         let uid = nix::unistd::Uid::effective();
         let unknown = |why: String| {
             Refusal::site(format!("the name service does not know user id {uid}{why}"))
@@ -111,6 +134,12 @@ impl Context {
         let user = nix::unistd::User::from_uid(uid)
             .map_err(|e| unknown(format!(": {}", reason(&e.into()))))?
             .ok_or_else(|| unknown(String::new()))?;
+        Ok(self.account.get_or_init(|| user))
+    }
+
+    /// The calling user, as the name service knows them.
+    pub fn user(&self) -> Result<User, Failure> {
+        let user = self.account()?.clone();
         let gids = std::ffi::CString::new(user.name.as_str())
             .ok()
             .and_then(|name| nix::unistd::getgrouplist(&name, user.gid).ok())

@@ -28,6 +28,13 @@ pub enum Failure {
     Pipe,
     /// The user stopped it.
     Cancelled,
+    /// A program was to be run, and the exit code belongs to how that ended, not to the cause.
+    Run {
+        /// The exit code.
+        code: u8,
+        /// The cause.
+        failure: Box<Failure>,
+    },
 }
 
 impl Failure {
@@ -79,6 +86,8 @@ impl Failure {
             Self::System { .. } => 1,
             Self::Pipe => 141,
             Self::Cancelled => 130,
+            Self::Run { failure, .. } if matches!(**failure, Self::Cancelled) => 130,
+            Self::Run { code, .. } => *code,
         }
     }
 
@@ -89,6 +98,7 @@ impl Failure {
             Self::Registry(error) => error.way_out(),
             Self::System { hint, .. } => hint.as_deref(),
             Self::Pipe | Self::Cancelled => None,
+            Self::Run { failure, .. } => failure.hint(),
         }
     }
 }
@@ -101,11 +111,21 @@ impl fmt::Display for Failure {
             Self::System { what, .. } => f.write_str(what),
             Self::Pipe => f.write_str("standard output was closed"),
             Self::Cancelled => f.write_str("interrupted"),
+            Self::Run { failure, .. } => failure.fmt(f),
         }
     }
 }
 
 impl std::error::Error for Failure {}
+
+impl From<grus_enter::Failure> for Failure {
+    fn from(failure: grus_enter::Failure) -> Self {
+        match failure {
+            grus_enter::Failure::Refused(refusal) => Self::Refusal(refusal),
+            failed => Self::System { what: failed.what(), hint: failed.hint() },
+        }
+    }
+}
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {

@@ -26,5 +26,6 @@ pub mod save;
 pub mod section;
 pub mod signature;
 pub mod tree;
+pub mod unpacked;
 pub mod valid;
 pub mod verify;

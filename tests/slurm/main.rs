@@ -28,6 +28,8 @@ mod plugin;
 mod pull;
 mod remapped;
 mod remote;
+mod run;
+mod run_ranks;
 mod save;
 mod swap;
 mod tasks;
@@ -75,6 +77,8 @@ const AREAS: &[(&str, &[Test])] = &[
     ("remote", remote::TESTS),
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
+    ("run", run::TESTS),
+    ("run_ranks", run_ranks::TESTS),
     ("save", save::TESTS),
     ("client", client::TESTS),
     ("mpi", mpi::TESTS),

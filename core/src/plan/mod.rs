@@ -83,6 +83,8 @@ pub enum How {
     Fuse,
     /// By the kernel, from a copy in the node's cache.
     Cached,
+    /// Not at all: its tree was unpacked, as the user, where there is no FUSE (`grus run`).
+    Unpacked,
 }
 
 /// What is made where the image has nothing.

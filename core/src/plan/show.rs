@@ -58,6 +58,7 @@ impl fmt::Display for How {
             How::Kernel => "kernel",
             How::Fuse => "squashfuse as the user",
             How::Cached => "kernel, a copy in the node's cache",
+            How::Unpacked => "unpacked by the user",
         })
     }
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 
 use libc::{c_char, c_int, c_void};
@@ -69,6 +69,56 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> Called<()> {
     match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
         0 => Ok(()),
         _ => Err(Broken::new("ioctl(lo, SIOCSIFFLAGS, IFF_UP)", errno())),
+    }
+}
+
+/// Connects to a stream socket of this name in the abstract namespace (unix(7)), without waiting; tells which process
+/// listens there, and as which user.
+pub(crate) fn connect_abstract(name: &str) -> Result<(c_int, u32), Errno> {
+    // SAFETY: structs of integers, for which zero is a value.
+    let (mut address, mut peer): (libc::sockaddr_un, libc::ucred) = unsafe { (zeroed(), zeroed()) };
+    address.sun_family = libc::AF_UNIX as _;
+    // The first byte stays 0, and the name ends with the address.
+    let room = address.sun_path.get_mut(1..=name.len()).ok_or(Errno::NAMETOOLONG)?;
+    room.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte as c_char);
+    let length = size_of::<libc::sa_family_t>() + 1 + name.len();
+    let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a plain call; what it returns is a new descriptor, of nobody else's.
+    let socket = unsafe {
+        match libc::socket(libc::AF_UNIX, flags, 0) {
+            fd if fd >= 0 => OwnedFd::from_raw_fd(fd),
+            _ => return Err(errno()),
+        }
+    };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: address and peer are whole structs of the sizes given, and outlive the calls.
+    unsafe {
+        let fd = socket.as_raw_fd();
+        if libc::connect(fd, (&raw const address).cast(), length as _) < 0 {
+            return Err(errno());
+        }
+        match libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &mut size) {
+            0 => Ok((peer.pid, peer.uid)),
+            _ => Err(errno()),
+        }
+    }
+}
+
+/// Lets this many connections wait at a socket.
+pub(crate) fn listen(socket: BorrowedFd<'_>, most: c_int) -> Called<()> {
+    // SAFETY: a plain call.
+    match unsafe { libc::listen(socket.as_raw_fd(), most) } {
+        0 => Ok(()),
+        _ => Err(Broken::new("listen", errno())),
+    }
+}
+
+/// Gives this thread's UTS namespace a host name.
+pub(crate) fn set_host_name(name: &str) -> Called<()> {
+    // SAFETY: the bytes are read during the call, and their length is true.
+    match unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } {
+        0 => Ok(()),
+        _ => Err(Broken::new(format!("sethostname({name})"), errno())),
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::errno;
 use crate::call::{Broken, Called};
-use crate::program::{Program, MOST_DESCRIPTORS};
+use crate::program::{Identity, Program, MOST_DESCRIPTORS};
 
 /// What the new processes read, and the last one writes, in memory shared with the caller.
 struct Spawn<'a> {
@@ -180,18 +180,19 @@ unsafe fn prepare(spawn: &Spawn) -> &'static str {
                 return "setrlimit";
             }
         }
-        let Program { uid, gid, gids, .. } = *spawn.program;
         if libc::chdir(c"/".as_ptr()) < 0 {
             return "chdir(/)";
         }
-        if libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) < 0 {
-            return "setgroups";
-        }
-        if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
-            return "setresgid";
-        }
-        if libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0 {
-            return "setresuid";
+        if let Some(Identity { uid, gid, gids }) = spawn.program.identity {
+            if libc::syscall(libc::SYS_setgroups, gids.len(), gids.as_ptr()) < 0 {
+                return "setgroups";
+            }
+            if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
+                return "setresgid";
+            }
+            if libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0 {
+                return "setresuid";
+            }
         }
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
             return "prctl(PR_SET_NO_NEW_PRIVS)";

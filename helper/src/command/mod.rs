@@ -15,6 +15,7 @@ mod plan;
 mod prune;
 mod pull;
 mod rmi;
+mod run;
 mod save;
 mod shared;
 mod tag;
@@ -49,6 +50,8 @@ pub enum Command {
     /// Save a container, for the plugin
     #[command(hide = true)]
     Save(save::Args),
+    /// Run a program in a container, without Slurm and without root
+    Run(Box<run::Args>),
     /// Show what a container would be, without starting it
     Plan(plan::Args),
     /// Show which of the host's MPI libraries an image would get, and why
@@ -66,6 +69,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it cleans up when it is interrupted, for which it has a thread.
+    pub fn cleans_up(&self) -> bool {
+        !matches!(self, Command::Run(_))
+    }
+
     /// Does it.
     pub fn run(self, common: Common) -> Result<(), Failure> {
         let context = || Context::new(common);
@@ -79,6 +87,7 @@ impl Command {
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
             Command::Save(args) => args.run(),
+            Command::Run(args) => args.run(&context()?),
             Command::Plan(args) => args.run(&context()?),
             Command::Explain(args) => args.run(&context()?),
             Command::Host(args) => args.run(&context()?),

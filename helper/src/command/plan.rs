@@ -52,6 +52,13 @@ pub(super) struct Found {
     system: bool,
 }
 
+impl Found {
+    /// One that the user can write.
+    pub(super) fn of_user(path: AbsPath, config: ImageConfig) -> Self {
+        Self { path, config, system: false }
+    }
+}
+
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let cwd = working_directory()?;
@@ -143,7 +150,7 @@ fn how(context: &Context, found: &Found) -> Result<How, Failure> {
     }
 }
 
-fn absolute(path: &Path) -> Result<AbsPath, Failure> {
+pub(super) fn absolute(path: &Path) -> Result<AbsPath, Failure> {
     let path: PathBuf = std::path::absolute(path).map_err(|e| Failure::io("use", path, &e))?;
     Ok(AbsPath::parse(&path.to_string_lossy())?)
 }

@@ -15,10 +15,12 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::repository::{Removed, Repository, Row};
+use crate::unpacked;
 
 const EXAMPLES: &str = "\
 Examples:
-  grus prune                      images without a name, kept layers, what killed commands left
+  grus prune                      images without a name, kept layers, unpacked images that nothing
+                                  runs in, what killed commands left
   grus prune --older-than 90d     also what was not pulled, imported or submitted for 90 days
   grus prune --keep 50GB          also what was used least recently, until the rest fits into 50 GB
   grus prune --keep 0 --dry-run   what would go if everything went
@@ -54,6 +56,8 @@ struct Report {
     deleted: Vec<Gone>,
     /// Bytes of pulls that broke off.
     broken_off: u64,
+    /// Bytes of unpacked images that nothing runs in.
+    unpacked: u64,
     /// All bytes.
     freed: u64,
     dry_run: bool,
@@ -84,7 +88,7 @@ impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let repository = context.repository()?;
         if !repository.root().exists() {
-            return self.report(Removed::default(), 0);
+            return self.report(Removed::default(), 0, 0);
         }
         let listing = repository.list()?;
         let mut all = candidates(&repository, &listing.rows);
@@ -105,19 +109,26 @@ impl Args {
             repository.sweep()?;
             repository.sweep_layers(true);
         }
-        self.report(removed, broken_off)
+        let unpacked = unpacked::prune(repository.root(), self.dry_run);
+        self.report(removed, broken_off, unpacked)
     }
 
-    fn report(&self, removed: Removed, broken_off: u64) -> Result<(), Failure> {
-        let freed = broken_off + removed.images.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    fn report(&self, removed: Removed, broken_off: u64, unpacked: u64) -> Result<(), Failure> {
+        let freed = broken_off + unpacked + removed.images.iter().map(|(_, bytes)| bytes).sum::<u64>();
         if !self.json {
-            return output::print(&(said(&removed) + &said_broken_off(broken_off) + &total(freed)));
+            return output::print(
+                &(said(&removed)
+                    + &said_bytes("pulls that broke off", broken_off)
+                    + &said_bytes("unpacked images", unpacked)
+                    + &total(freed)),
+            );
         }
         let name = |(reference, platform)| Name { reference, platform };
         output::json(&Report {
             untagged: removed.tags.into_iter().map(name).collect(),
             deleted: removed.images.into_iter().map(|(digest, size)| Gone { digest, size }).collect(),
             broken_off,
+            unpacked,
             freed,
             dry_run: self.dry_run,
         })
@@ -187,11 +198,11 @@ fn candidates<'a>(repository: &Repository, rows: &'a [Row]) -> Vec<Candidate<'a>
     all
 }
 
-/// What pulls left that broke off.
-fn said_broken_off(bytes: u64) -> String {
+/// What else went.
+fn said_bytes(what: &str, bytes: u64) -> String {
     match bytes {
         0 => String::new(),
-        bytes => format!("Deleted: pulls that broke off ({})\n", output::bytes(bytes)),
+        bytes => format!("Deleted: {what} ({})\n", output::bytes(bytes)),
     }
 }
 

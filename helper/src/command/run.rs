@@ -1,0 +1,167 @@
+//! `grus run`: a program in a container, without Slurm and without root. This process becomes the program: signals,
+//! terminal and exit status are its own, and nobody has to clean up after it.
+
+mod become_program;
+mod image;
+mod launcher;
+mod options;
+mod values;
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+
+use grus_core::identity::User;
+use grus_core::path::AbsPath;
+use grus_core::plan::Job;
+use grus_core::platform::Platform;
+use grus_core::refusal::Refusal;
+use grus_enter::rootless::{enter, Inside, Own};
+use grus_enter::{Inputs, StepId, TIME_LIMIT};
+
+use self::options::{Asked, Options};
+use super::libraries::{profiles, ruling};
+use super::plan::Found;
+use crate::context::{working_directory, Context};
+use crate::failure::Failure;
+use crate::output;
+use crate::unpacked::Unpacked;
+
+const EXAMPLES: &str = "\
+Examples:
+  grus run ubuntu:24.04 cat /etc/os-release
+  grus run -it ubuntu:24.04                          the image's own command, in this terminal
+  grus run -v /data:/input:ro -e DEBUG=1 -w /input ubuntu:24.04 ls
+  grus run --user root --writable debian:12 sh -c 'apt-get update && apt-get install -y file'
+  grus run --entrypoint /bin/sh ./app.squashfs -c 'echo $0'
+  mpirun -n 4 grus run ./app.squashfs ./solver       in an allocation, or on one machine
+
+Home, working directory and /tmp are there as in a job. The image is read-only unless
+--writable is given. ENTRYPOINT and CMD run as Docker runs them; srun leaves them out.
+
+Exit status: that of the program; 125 if Grus failed, 126 if the program cannot be run,
+127 if there is no such program.";
+
+/// Arguments of `grus run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = "grus run [OPTIONS] IMAGE [COMMAND [ARG...]]")]
+pub struct Args {
+    #[command(flatten)]
+    options: Options,
+    /// The image, as for srun's --container-image, and what to run in it instead of the image's CMD
+    // One list, so that every word after the image is the command's, as with Docker.
+    #[arg(value_name = "IMAGE [COMMAND [ARG...]]", required = true, trailing_var_arg = true)]
+    words: Vec<OsString>,
+}
+
+/// What `docker run` exits with where it failed itself.
+const FAILED: u8 = 125;
+
+impl Args {
+    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let failed = |failure| Failure::Run { code: FAILED, failure: Box::new(options::own_words(failure)) };
+        let started = self.start(context).map_err(failed)?;
+        Err(started.become_program())
+    }
+
+    /// Everything up to the program.
+    fn start(self, context: &Context) -> Result<Started, Failure> {
+        let cwd = working_directory()?;
+        let Some((image, command)) = self.words.split_first() else {
+            return Err(Refusal::user("no image is named").hint("write 'grus run IMAGE [COMMAND]'").into());
+        };
+        let image = image.to_str().ok_or_else(|| Refusal::user("the name of the image is not UTF-8 text"))?;
+        let user = caller()?;
+        let mut asked = self.options.asked(image, &user, &cwd)?;
+        let found = image::find_or_pull(context, &asked)?;
+        asked.request.ruling = rule(context, &found, &asked)?.map(Box::new);
+        let launch = launcher::launch(&context.environment).filter(|_| asked.alike());
+        let inputs = inputs(context, asked.request, &found, user, cwd.clone())?;
+        let mut tree = None;
+        // Found out before the caller is root of a namespace, and root's home the caller's.
+        let own = context.repository()?;
+        let own_options = Own { hostname: asked.hostname.as_deref(), launch: launch.as_deref() };
+        let inside = enter(&inputs, own_options, |why| {
+            let unpacked = Unpacked::of(&own, &found.path, &found.name, why)?;
+            Ok::<_, Failure>(tree.insert(unpacked).path().to_owned())
+        })?;
+        tell(&inside, inputs.request.ruling.iter().flat_map(|ruling| &ruling.swap.warnings));
+        let words = options::words(asked.entrypoint, command.to_vec(), &inside)?;
+        Ok(Started { words, inside, cwd, tree })
+    }
+}
+
+/// The caller with the groups that are in force, which need not be those of the account (newgrp(1)).
+fn caller() -> Result<User, Failure> {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let gids: Vec<u32> = groups.into_iter().map(rustix::process::Gid::as_raw).collect();
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    Ok(grus_enter::account::user(uid, gid, &gids)?)
+}
+
+/// In the container, about to become the program.
+struct Started {
+    words: Vec<OsString>,
+    inside: Inside,
+    cwd: AbsPath,
+    tree: Option<Unpacked>,
+}
+
+fn tell<'a>(inside: &'a Inside, ruled: impl Iterator<Item = &'a String>) {
+    ruled.chain(&inside.plan.warnings).for_each(|warning| output::warn(warning));
+}
+
+/// What of the host's MPI comes in. Nothing is looked at where the host has none and none is asked for.
+fn rule(
+    context: &Context,
+    found: &image::Image,
+    asked: &Asked,
+) -> Result<Option<grus_core::swap::Ruling>, Failure> {
+    let mode = asked.request.mpi.as_ref().unwrap_or(&context.site.mpi.default);
+    match mode {
+        grus_core::swap::Mode::Image => Ok(None),
+        grus_core::swap::Mode::Auto if profiles(&context.stacks_dir())?.is_empty() => Ok(None),
+        _ => {
+            let looked = Found::of_user(found.path.clone(), found.config.clone());
+            ruling(context, &looked, &found.name, mode)
+        }
+    }
+}
+
+fn inputs(
+    context: &Context,
+    request: grus_core::request::Request,
+    found: &image::Image,
+    user: User,
+    workdir: AbsPath,
+) -> Result<Inputs, Failure> {
+    let (uid, gid) = (user.uid, user.gid);
+    let gids = user.groups.iter().map(|group| group.gid).collect();
+    let environment = context.environment.clone();
+    let slurm_paths = launcher::launch_paths(&environment);
+    Ok(Inputs {
+        request,
+        site: Arc::new(context.site.clone()),
+        stacks: None,
+        job: Job { user, workdir, environment, slurm_paths },
+        image: found.path.clone(),
+        step: StepId::default(),
+        uid,
+        gid,
+        gids,
+        platform: Platform::here(),
+        node: None,
+        limit: TIME_LIMIT,
+    })
+}
+
+/// How a child ended that was to do our work: its failure has been told by itself.
+fn ended(status: std::process::ExitStatus, what: &str) -> Result<(), Failure> {
+    match (status.success(), status.signal()) {
+        (true, _) => Ok(()),
+        (false, Some(signal)) => {
+            Err(Refusal::user(format!("{what} was stopped by signal {signal}")).hint("try again").into())
+        }
+        (false, None) => Err(Refusal::user(format!("{what} failed")).hint("the reason is above").into()),
+    }
+}

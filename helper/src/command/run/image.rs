@@ -1,0 +1,104 @@
+//! The image of a run: found, or pulled first by a process of its own, since this one must not have threads.
+
+use std::io;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use grus_core::image::ImageConfig;
+use grus_core::path::AbsPath;
+use grus_core::platform::Platform;
+use grus_core::reference::Reference;
+use grus_core::refusal::Refusal;
+use grus_core::request::{Image as Named, PullPolicy};
+use grus_enter::repository::{find, note_use};
+use signal_hook::consts::SIGINT;
+
+use super::super::plan;
+use super::options::Asked;
+use crate::context::Context;
+use crate::failure::{reason, Failure};
+
+/// An image that is here.
+pub struct Image {
+    /// Its file.
+    pub path: AbsPath,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// Its name, for messages.
+    pub name: String,
+}
+
+/// Finds the image, or pulls it as the options say.
+pub fn find_or_pull(context: &Context, asked: &Asked) -> Result<Image, Failure> {
+    match &asked.request.image {
+        Some(Named::Reference(reference)) => {
+            let policy = asked.request.pull.unwrap_or(context.site.pull.policy);
+            in_repository(context, reference, &asked.platform, policy)
+        }
+        Some(Named::File(path)) => {
+            let found = plan::file(path)?;
+            Ok(Image { path: found.path, config: found.config, name: path.to_string() })
+        }
+        Some(Named::None) | None => {
+            Err(Refusal::user("'none' is no image, and on the host no container is needed")
+                .hint("name an image; one that is called none is written docker.io/library/none")
+                .into())
+        }
+    }
+}
+
+fn in_repository(
+    context: &Context,
+    reference: &Reference,
+    platform: &Platform,
+    policy: PullPolicy,
+) -> Result<Image, Failure> {
+    if policy != PullPolicy::Always {
+        if let Some(image) = look(context, reference, platform)? {
+            return Ok(image);
+        }
+    }
+    let shown = reference.familiar();
+    if policy == PullPolicy::Never {
+        return Err(Refusal::user(format!("image {shown} is in no repository"))
+            .hint(format!("run 'grus pull {shown}', or leave --pull=never out"))
+            .into());
+    }
+    pull(context, &shown, platform)?;
+    let gone = || Refusal::user(format!("image {shown} was removed by another command meanwhile"));
+    look(context, reference, platform)?.ok_or_else(|| gone().hint("run the command again").into())
+}
+
+fn look(context: &Context, reference: &Reference, platform: &Platform) -> Result<Option<Image>, Failure> {
+    for repository in context.lookup()? {
+        let Some(found) = find(repository.layout(), reference, platform)? else { continue };
+        let name = reference.familiar();
+        found.meta.check_platform(&Platform::here(), &name)?;
+        note_use(repository.layout(), reference, platform);
+        return Ok(Some(Image { path: plan::absolute(&found.path)?, config: found.meta.config, name }));
+    }
+    Ok(None)
+}
+
+/// By `grus pull`, whose progress and errors go to our standard error: our standard output is the program's. An
+/// interrupt from the terminal reaches both; we wait until it has cleaned up.
+fn pull(context: &Context, shown: &str, platform: &Platform) -> Result<(), Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let watch = signal_hook::flag::register(SIGINT, Arc::clone(&interrupted));
+    let mut command = context.own_program().map_err(|e| cannot_run(shown, &e))?;
+    command.args(["pull", "--platform", &platform.to_string(), shown]);
+    let status = command.stdin(Stdio::null()).stdout(io::stderr()).status();
+    if let Ok(id) = watch {
+        signal_hook::low_level::unregister(id);
+    }
+    let status = status.map_err(|e| cannot_run(shown, &e))?;
+    if interrupted.load(Ordering::Relaxed) {
+        return Err(Failure::Cancelled);
+    }
+    super::ended(status, &format!("pulling {shown}"))
+}
+
+fn cannot_run(shown: &str, error: &io::Error) -> Failure {
+    Failure::System { what: format!("cannot start 'grus pull {shown}': {}", reason(error)), hint: None }
+}

@@ -1,0 +1,192 @@
+//! The values of options that Docker writes in its own way.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use grus_core::identity::User;
+use grus_core::refusal::{printable, Refusal};
+use grus_core::request::Unshare;
+
+use crate::failure::Failure;
+
+/// `SRC:DST[:FLAG,...]` of Docker's -v in the short form of a mount.
+pub(super) fn short(volume: &str) -> Result<String, Refusal> {
+    let refuse = |why: &str, hint: &str| {
+        Err(Refusal::user(format!("--volume={}: {why}", printable(volume))).hint(hint))
+    };
+    let mut parts = volume.splitn(3, ':');
+    let (source, destination, flags) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let Some(destination) = destination else {
+        return refuse("it names no place in the container", "write SRC:DST, for example /data:/data:ro");
+    };
+    if !source.starts_with(['/', '.']) {
+        return refuse("no volumes are kept by name", "for a directory here write ./DIR:DST");
+    }
+    // SELinux labels, which are never changed here.
+    let labels = ["z", "Z"];
+    let flags: Vec<&str> =
+        flags.iter().flat_map(|flags| flags.split(',')).filter(|f| !labels.contains(f)).collect();
+    let path = |path: &str| path.contains([',', '=', '"']);
+    if path(source) || path(destination) {
+        return refuse(
+            "a path has a ',', '=' or '\"' in it",
+            "write it as --mount type=bind,\"source=...\",destination=...",
+        );
+    }
+    Ok(match flags.is_empty() {
+        true => format!("{source}:{destination}"),
+        false => format!("{source}:{destination}:{}", flags.join("+")),
+    })
+}
+
+/// A device: there already, or to be bound under another path.
+pub(super) fn named(device: &str) -> Result<Option<String>, Refusal> {
+    let mut parts = device.split(':');
+    let (source, destination) = (parts.next().unwrap_or_default(), parts.next());
+    let refuse = |why: &str| {
+        Err(Refusal::user(format!("--device={}: {why}", printable(device)))
+            .hint("name a device of this host, for example /dev/fuse"))
+    };
+    if !source.starts_with("/dev/") {
+        return refuse("it is not below /dev");
+    }
+    if fs::metadata(source).is_err() {
+        return refuse("there is no such device");
+    }
+    Ok(destination.filter(|to| *to != source && to.starts_with('/')).map(|to| format!("{source}:{to}")))
+}
+
+/// All variables by name; the last one of a name holds.
+pub(super) fn variables(
+    files: &[PathBuf],
+    words: &[String],
+) -> Result<BTreeMap<String, Option<String>>, Failure> {
+    let mut all = BTreeMap::new();
+    let mut add = |text: &str| match text.split_once('=') {
+        Some((name, value)) => all.insert(name.to_owned(), Some(value.to_owned())),
+        None => all.insert(text.to_owned(), None),
+    };
+    for file in files {
+        let text = fs::read_to_string(file).map_err(|e| Failure::io("read the variables in", file, &e))?;
+        let lines =
+            text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.for_each(|line| {
+            add(line);
+        });
+    }
+    words.iter().for_each(|word| {
+        add(word);
+    });
+    Ok(all)
+}
+
+/// A field of srun's option, whatever is in the value.
+pub(super) fn field(name: &str, value: Option<&str>) -> String {
+    let text = value.map_or_else(|| name.to_owned(), |value| format!("{name}={value}"));
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// Whether root is asked for; only the caller can be had beside.
+pub(super) fn is_root(asked: &str, user: &User) -> Result<bool, Refusal> {
+    let (name, group) = asked.split_once(':').map_or((asked, None), |(name, group)| (name, Some(group)));
+    let is = |text: &str, id: u32, name: Option<&str>| text == id.to_string() || name == Some(text);
+    let roots = is(name, 0, Some("root")) && group.is_none_or(|group| is(group, 0, Some("root")));
+    let gids =
+        |group: &str| user.groups.iter().any(|g| g.gid == user.gid && is(group, g.gid, g.name.as_deref()));
+    let own = is(name, user.uid, Some(&user.name)) && group.is_none_or(gids);
+    match (roots, own) {
+        (true, _) => Ok(true),
+        (false, true) => Ok(false),
+        (false, false) => Err(Refusal::user(format!(
+            "--user={}: without root you can be yourself ({}) or be shown as root",
+            printable(asked),
+            printable(&user.name)
+        ))
+        .hint("leave it out, or pass --user=root")),
+    }
+}
+
+pub(super) fn namespaces(network: Option<&str>, hostname: Option<&str>) -> Result<Unshare, Refusal> {
+    let net = match network {
+        None | Some("host") => false,
+        Some("none") => true,
+        Some(other) => {
+            return Err(Refusal::user(format!("--network={}: there is no such network", printable(other)))
+                .hint("use host, the default, or none"))
+        }
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    match hostname {
+        Some(name) if name.is_empty() || name.len() > 64 || !name.chars().all(plain) => {
+            Err(Refusal::user(format!("--hostname={} is no host name", printable(name)))
+                .hint("use at most 64 letters, digits, '-' and '.'"))
+        }
+        hostname => Ok(Unshare { net, ipc: false, uts: hostname.is_some() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_mounts() {
+        for (volume, mount) in [
+            ("/a:/b", "/a:/b"),
+            ("./a:/b:ro,z", "./a:/b:ro"),
+            ("/a:/b:Z", "/a:/b"),
+            ("../a:/b:ro,noexec", "../a:/b:ro+noexec"),
+        ] {
+            assert_eq!(short(volume).as_deref(), Ok(mount));
+        }
+        for (bad, why) in [
+            ("/a", "--volume=/a: it names no place in the container"),
+            ("data:/b", "--volume=data:/b: no volumes are kept by name"),
+            ("/a,b:/c", "--volume=/a,b:/c: a path has a ',', '=' or '\"' in it"),
+        ] {
+            let refusal = short(bad).expect_err(bad);
+            assert_eq!((refusal.what.as_str(), refusal.hint.is_some()), (why, true));
+        }
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_holds() {
+        let dir = tempfile::tempdir().expect("tmp");
+        let file = dir.path().join("env");
+        fs::write(&file, "# comment\n\nA=file\n  B=x=y\nC\n").expect("written");
+        let words = ["A=1", "A=word"].map(str::to_owned);
+        let all = variables(std::slice::from_ref(&file), &words).expect("good");
+        let expected = [("A", Some("word")), ("B", Some("x=y")), ("C", None)];
+        assert_eq!(all, expected.map(|(n, v)| (n.to_owned(), v.map(str::to_owned))).into());
+        assert!(variables(&[dir.path().join("none")], &[]).is_err());
+        assert_eq!(field("A", Some("1,\"2\"")), "\"A=1,\"\"2\"\"\"");
+    }
+
+    #[test]
+    fn nobody_but_root_and_oneself_can_be_had() {
+        let group = |gid, name: &str| grus_core::identity::Group { gid, name: Some(name.into()) };
+        let user = User {
+            name: "u".into(),
+            uid: 1000,
+            gid: 100,
+            gecos: String::new(),
+            home: "/h".into(),
+            shell: "/bin/sh".into(),
+            groups: vec![group(100, "users"), group(50, "staff")],
+        };
+        for (asked, root) in [
+            ("root", true),
+            ("0", true),
+            ("0:0", true),
+            ("root:root", true),
+            ("u", false),
+            ("1000:100", false),
+        ] {
+            assert_eq!(is_root(asked, &user), Ok(root), "{asked}");
+        }
+        for other in ["www-data", "33:33", "1000:50", "root:50", "", "u:staff"] {
+            assert!(is_root(other, &user).is_err(), "{other}");
+        }
+    }
+}

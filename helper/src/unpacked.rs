@@ -1,0 +1,212 @@
+//! Owns unpacked images: what `grus run` runs on where there is no FUSE. Each is a directory in the user's repository,
+//! unpacked once, published by rename, and removed again when it is used no more.
+//!
+//! `unpacked/<key>/` is a tree, `unpacked/<key>.lock` its lock: shared by programs that run in it, which have inherited
+//! the open file, and held alone by whoever makes or removes it. Its text is the tree's size, its time the last use.
+
+mod write;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use grus_core::digest::Digest;
+use grus_core::path::AbsPath;
+use grus_core::refusal::printable;
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::FdFlags;
+use sha2::Digest as _;
+
+use crate::failure::Failure;
+use crate::output;
+use crate::repository::Repository;
+
+/// Most bytes of all trees together; the least recently used go first. One in use always stays.
+const MOST: u64 = 20_000_000_000;
+
+/// An image's tree, in use.
+pub struct Unpacked {
+    place: Place,
+    lock: File,
+}
+
+/// Where a tree and its lock are.
+struct Place {
+    dir: PathBuf,
+    key: String,
+}
+
+impl Unpacked {
+    /// The tree of an image in the user's repository, unpacked if it is not there; `why` there is no FUSE is told then. `name` is for messages.
+    pub fn of(repository: &Repository, image: &AbsPath, name: &str, why: &str) -> Result<Self, Failure> {
+        repository.prepare()?;
+        let dir = repository.root().join("unpacked");
+        fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+        let place = Place { dir, key: key(image)? };
+        loop {
+            let lock = place.lock(FlockOperation::LockShared)?;
+            if !place.tree().is_dir() {
+                drop(lock);
+                place.make(image, name, why)?;
+                continue;
+            }
+            // Only the order in which trees go depends on it.
+            let _ = lock.set_modified(SystemTime::now());
+            return Ok(Self { place, lock });
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> PathBuf {
+        self.place.tree()
+    }
+
+    /// Lets the program that this process becomes inherit the lock, and so all that it starts.
+    pub fn keep_open(&self) {
+        // Without it, a tree in use could be removed: worse, but nothing to fail for.
+        let _ = rustix::io::fcntl_setfd(&self.lock, FdFlags::empty());
+    }
+}
+
+/// Removes trees that nothing runs in; with `dry_run` none. Returns their bytes.
+pub fn prune(root: &Path, dry_run: bool) -> u64 {
+    shrink(&root.join("unpacked"), 0, dry_run)
+}
+
+/// Removes idle trees, the least recently used first, until all have at most `most` bytes. Returns those removed.
+fn shrink(dir: &Path, most: u64, dry_run: bool) -> u64 {
+    let names =
+        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let keys = names.filter_map(|name| name.strip_suffix(".lock").map(str::to_owned));
+    let mut all: Vec<(SystemTime, u64, Place)> = keys
+        .filter_map(|key| {
+            let place = Place { dir: dir.to_owned(), key };
+            let used = fs::metadata(place.file("lock")).and_then(|meta| meta.modified()).ok()?;
+            Some((used, place.size(), place))
+        })
+        .collect();
+    all.sort_by_key(|(used, ..)| *used);
+    let mut left: u64 = all.iter().map(|(_, size, _)| size).sum();
+    let mut freed = 0;
+    for (_, size, place) in &all {
+        if left > most || most == 0 {
+            let gone = if dry_run { place.is_idle() } else { place.remove() };
+            if gone {
+                left -= size;
+                freed += size;
+            }
+        }
+    }
+    freed
+}
+
+/// What tells one image from another: its digest, else what stat(2) tells of the file, as make(1) does it.
+fn key(image: &AbsPath) -> Result<String, Failure> {
+    let path = image.as_path();
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    if let (Ok(digest), true) = (
+        Digest::parse(&format!("sha256:{stem}")),
+        path.parent().is_some_and(|dir| dir.ends_with("images/sha256")),
+    ) {
+        return Ok(digest.hex().to_owned());
+    }
+    let meta = fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
+    let text = format!("{image}\0{}:{}:{}:{}", meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+    Ok(Digest::from_bytes(&sha2::Sha256::digest(text.as_bytes()).into()).hex().to_owned())
+}
+
+impl Place {
+    fn tree(&self) -> PathBuf {
+        self.dir.join(&self.key)
+    }
+
+    fn file(&self, ending: &str) -> PathBuf {
+        self.dir.join(format!("{}.{ending}", self.key))
+    }
+
+    fn size(&self) -> u64 {
+        let text = File::open(self.file("lock")).and_then(|file| {
+            let mut text = String::new();
+            file.take(32).read_to_string(&mut text).map(|_| text)
+        });
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Takes the lock. Its file may have been removed meanwhile, and another one have its name.
+    fn lock(&self, how: FlockOperation) -> Result<File, Failure> {
+        let path = self.file("lock");
+        let failed = |e: io::Error| Failure::io("lock", &path, &e);
+        loop {
+            let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = opened.map_err(failed)?;
+            match flock(&file, how) {
+                // A file system without locks: then trees are only safe from `grus prune` if nobody calls it.
+                Ok(())
+                | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::NOLCK) => {
+                }
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(failed(e.into())),
+            }
+            let own = file.metadata().map_err(failed)?;
+            if fs::metadata(&path).is_ok_and(|named| named.ino() == own.ino()) {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Unpacks, unless another process did so meanwhile.
+    fn make(&self, image: &AbsPath, name: &str, why: &str) -> Result<(), Failure> {
+        let mut lock = self.lock(FlockOperation::LockExclusive)?;
+        if self.tree().is_dir() {
+            return Ok(());
+        }
+        output::note(&format!(
+            "grus: no FUSE here ({}): unpacking {} into {}, once",
+            printable(why),
+            printable(name),
+            printable(&self.dir.display().to_string())
+        ));
+        let part = self.file("part");
+        remove(&part);
+        let written = write::tree(image.as_path(), name, &part);
+        let size = written.inspect_err(|_| remove(&part))?;
+        let done = lock.set_len(0).and_then(|()| lock.write_all(size.to_string().as_bytes()));
+        done.and_then(|()| fs::rename(&part, self.tree())).map_err(|e| {
+            remove(&part);
+            Failure::io("create", &self.tree(), &e)
+        })?;
+        drop(lock);
+        shrink(&self.dir, MOST, false);
+        Ok(())
+    }
+
+    /// Whether nothing runs in the tree.
+    fn is_idle(&self) -> bool {
+        let file = OpenOptions::new().read(true).write(true).open(self.file("lock"));
+        file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+
+    /// Removes the tree if nothing runs in it.
+    fn remove(&self) -> bool {
+        let Ok(file) = OpenOptions::new().read(true).write(true).open(self.file("lock")) else {
+            return false;
+        };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return false;
+        }
+        let part = self.file("part");
+        remove(&part);
+        // At once out of the way of whoever looks for it.
+        let gone = fs::rename(self.tree(), &part).is_ok() || !self.tree().exists();
+        remove(&part);
+        let _ = fs::remove_file(self.file("lock"));
+        gone
+    }
+}
+
+/// What is left of it goes with the next attempt.
+fn remove(dir: &Path) {
+    let _ = fs::remove_dir_all(dir);
+}
