@@ -7,6 +7,8 @@
 mod batch;
 mod client;
 mod cluster;
+mod doctor;
+mod documents;
 mod entrypoint;
 mod environment;
 mod failures;
@@ -25,6 +27,7 @@ mod plugin;
 mod pull;
 mod remapped;
 mod save;
+mod steps;
 mod swap;
 mod tasks;
 mod torture;
@@ -72,6 +75,9 @@ const AREAS: &[(&str, &[Test])] = &[
     ("pull", pull::TESTS),
     ("save", save::TESTS),
     ("client", client::TESTS),
+    ("steps", steps::TESTS),
+    ("doctor", doctor::TESTS),
+    ("documents", documents::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
     ("torture", torture::TESTS),

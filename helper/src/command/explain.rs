@@ -22,9 +22,10 @@ Examples:
   grus explain ./app.squashfs --stack intel-mpi
   grus explain app:1 --stack ./draft.toml --json | jq .outcome
 
-An image with MPI is compared with the host's stacks, symbol by symbol and version by version. The
-administrator describes them with 'grus host scan'. Nothing is mounted and nothing is run.
-A stack that was asked for and does not fit is a failure; with 'auto' the image's own MPI stays.";
+An image with MPI is compared with the host's stacks, symbol by symbol and
+version by version. The administrator describes them with 'grus host scan'.
+Nothing is mounted and nothing is run. A stack that was asked for and does not
+fit is a failure; with 'auto' the image's own MPI stays.";
 
 /// Arguments of `grus explain`.
 #[derive(Debug, clap::Args)]

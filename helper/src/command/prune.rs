@@ -18,9 +18,9 @@ use crate::repository::{Removed, Repository, Row};
 
 const EXAMPLES: &str = "\
 Examples:
-  grus prune                      images without a name, kept layers, what killed commands left
-  grus prune --older-than 90d     also what was not pulled, imported or submitted for 90 days
-  grus prune --keep 50GB          also what was used least recently, until the rest fits into 50 GB
+  grus prune                      images without a name, and leftovers of pulls
+  grus prune --older-than 90d     also what was not used for 90 days
+  grus prune --keep 50GB          also the least recently used, down to 50 GB
   grus prune --keep 0 --dry-run   what would go if everything went
 
 An image is used when it is pulled or imported, changed or not, and when a job

@@ -1,12 +1,16 @@
 //! `grus` as a user meets it: the program is run, its output and the repository are looked at.
 
 mod archives;
+mod commands;
 mod concurrent;
 mod disk;
+mod doctor;
 mod explain;
+mod export;
 mod help;
 mod hostile;
 mod import;
+mod lists;
 mod mpi;
 mod plan;
 mod pull;
