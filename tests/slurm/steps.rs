@@ -76,7 +76,11 @@ fn a_command_joins_a_running_step(lab: &Lab) {
     let before = lab.snapshot();
     let dir = lab.fresh_dir("exec");
     let option = format!("--container-image={}", image(lab));
-    let step = start(lab, &dir, &["-N1", "--nodelist=test2", &option, "--writable-volatile=/opt/work"]);
+    let step = start(
+        lab,
+        &dir,
+        &["-N1", &format!("--nodelist={}", lab.node(2)), &option, "--writable-volatile=/opt/work"],
+    );
     let job = step.id.split('.').next().expect("a job").to_owned();
     let exec = |args: &[&str]| lab.grus(&["exec"]).args(args).cwd(&dir).run();
     let _ =
@@ -89,11 +93,11 @@ fn a_command_joins_a_running_step(lab: &Lab) {
     let _ = exec(&[&step.id, "sh", "-c", "exit 7"]).exit_code(7);
     let shown = exec(&["--dry-run", &step.id, "echo", "two words"]).success().stdout;
     assert!(
-        shown.starts_with(&format!("srun --overlap --jobid={job} --nodelist=test2 "))
+        shown.starts_with(&format!("srun --overlap --jobid={job} --nodelist={} ", lab.node(2)))
             && shown.trim_end().ends_with(&format!("--container-name={} echo 'two words'", step.id)),
         "{shown}"
     );
-    let _ = exec(&["--node", "test1", &step.id, "true"]).exit_code(2).stderr_has("is not on node test1");
+    let _ = exec(&["--node", &lab.node(1), &step.id, "true"]).exit_code(2).stderr_has("is not on node");
     step.stop(&dir);
     before.assert_nothing_left();
 }

@@ -47,6 +47,9 @@ pub fn archive(
         let digest = digest_of(&manifest);
         let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
         let mut out = Counted::new(out);
+        // Skopeo makes directories that are not named itself, and then as root's, which only root can.
+        directory(&mut out, "blobs/")?;
+        directory(&mut out, "blobs/sha256/")?;
         member(&mut out, &blob(&layer), size)?;
         let mut written = Counted::new(&mut out);
         tree.write(&mut written)?;
@@ -189,15 +192,29 @@ fn docker(config: &Digest, layer: &Digest, names: &[Reference]) -> Value {
 }
 
 fn member(out: &mut impl Write, name: &str, size: u64) -> Result<(), Failure> {
+    entry(out, name, tar::EntryType::Regular, 0o644, size)
+}
+
+fn directory(out: &mut impl Write, name: &str) -> Result<(), Failure> {
+    entry(out, name, tar::EntryType::Directory, 0o755, 0)
+}
+
+fn entry(
+    out: &mut impl Write,
+    name: &str,
+    kind: tar::EntryType,
+    mode: u32,
+    size: u64,
+) -> Result<(), Failure> {
     let mut header = tar::Header::new_ustar();
     // 14 characters and 64 digits at most, so it fits.
     header.set_path(name).map_err(|e| cannot_write(&e))?;
     header.set_size(size);
-    header.set_mode(0o644);
+    header.set_mode(mode);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
-    header.set_entry_type(tar::EntryType::Regular);
+    header.set_entry_type(kind);
     header.set_cksum();
     out.write_all(header.as_bytes()).map_err(|e| cannot_write(&e))
 }
