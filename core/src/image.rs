@@ -41,6 +41,26 @@ pub struct ImageMeta {
     /// Digests of the layers, bottom first.
     #[serde(default)]
     pub layers: Vec<Digest>,
+    /// How it was made, first step first; empty where nobody said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Step>,
+}
+
+/// One step of an image's making (image-spec, config.md, `history`). Shown, never obeyed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// When, RFC 3339.
+    pub created: Option<String>,
+    /// The command, as the builder words it.
+    pub created_by: String,
+    /// The builder's remark.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub comment: String,
+    /// The layer it made; None where it only changed the configuration.
+    pub layer: Option<Digest>,
+    /// The layer's size in bytes as the registry or archive has it; 0 if unknown.
+    pub size: u64,
 }
 
 /// The `config` object of the OCI image configuration (image-spec, config.md).
@@ -134,6 +154,7 @@ mod tests {
             unpacked_size: 2,
             config: ImageConfig { env: vec!["A=b=c".into(), "X".into(), "=y".into()], ..Default::default() },
             layers: vec![],
+            history: vec![Step { created_by: "RUN x".into(), ..Step::default() }],
         }
     }
 

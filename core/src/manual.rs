@@ -26,7 +26,8 @@ pub fn plugin_page() -> String {
         ".SH IN THE CONTAINER\nThe image, read only; /proc, /sys (read only), /dev and /tmp of the node; the \
          user's home and the job's working directory at their own paths; the node's hosts and resolv.conf; a \
          passwd and group that know the user and all the user's groups. Tasks start in the job's working \
-         directory, or in the image's WorkingDir where that is not mounted. The image's ENV applies over the \
+         directory, or in the image's WorkingDir where that is not mounted. GRUS_IMAGE \
+         names the image. The image's ENV applies over the \
          job's environment; variables that name host files, such as LD_LIBRARY_PATH, are dropped. Of the image's \
          configuration, ENV, WorkingDir and (where asked for) ENTRYPOINT are used. USER, CMD, Labels, StopSignal, \
          Volumes and ports are not: tasks run as the job's user, with the command and the signals that Slurm \

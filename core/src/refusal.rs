@@ -75,6 +75,13 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Text made safe to print and left whole: control characters become `\xNN`.
+pub fn controls_shown(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { format!("\\x{:02x}", c as u32) } else { c.to_string() })
+        .collect()
+}
+
 /// The closest of `known` to `word`, if it is close enough to be what was meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known

@@ -422,6 +422,11 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
+#[path = "site_origins.rs"]
+mod origins;
+
+pub use origins::InForce;
+
 #[cfg(test)]
 #[path = "site_tests.rs"]
 mod tests;

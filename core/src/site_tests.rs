@@ -1,5 +1,25 @@
 use super::*;
 
+#[test]
+fn each_value_in_force_is_told_with_its_origin() {
+    let files = [
+        ("a.toml", "mounts.site = [\"/a\"]\nmounts.home = false\n[environment.set]\nA = \"1\"\n"),
+        ("b.toml", "[mounts]\nsite = [\"/b:/c:ro\"]\nhome = true\n"),
+    ];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let all = Site::in_force(&files).expect("valid");
+    assert_eq!(all.len(), KEYS.len());
+    let of = |name: &str| {
+        let one = all.iter().find(|one| one.key.name == name).expect(name);
+        (one.text(), one.from.join(" "))
+    };
+    assert_eq!(of("mounts.site"), ("[\"/a\", \"/b:/c:ro\"]".into(), "a.toml b.toml".into()));
+    assert_eq!(of("mounts.home"), ("true".into(), "b.toml".into()), "the last one's value");
+    assert_eq!(of("environment.set"), ("{ \"A\" = \"1\" }".into(), "a.toml".into()));
+    assert_eq!(of("mounts.tmp"), ("true".into(), String::new()));
+    assert!(Site::in_force(&[("c".into(), "mounts.hom = true".into())]).is_err());
+}
+
 fn site(text: &str) -> Result<Site, Refusal> {
     Site::parse(&[("grus.toml".into(), text.into())])
 }

@@ -33,6 +33,7 @@ mod mount_namespace;
 mod namespaces;
 mod node_ruling;
 mod own;
+pub mod probe;
 mod program;
 mod read;
 pub mod repository;

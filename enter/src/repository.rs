@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use grus_core::digest::Digest;
 use grus_core::image::{ImageMeta, MAX_META};
 use grus_core::platform::Platform;
-use grus_core::reference::Reference;
+use grus_core::reference::{Reference, DOCKER_HUB};
 use grus_core::repository::{Layout, Tag, MAX_TAG};
 use grus_core::Refusal;
 use rustix::fs::{utimensat, AtFlags, OFlags, Timespec, Timestamps, CWD, UTIME_NOW, UTIME_OMIT};
@@ -43,9 +43,40 @@ pub fn find(layout: &Layout, reference: &Reference, platform: &Platform) -> Resu
         }
     }
     let Some(file) = layout.tag(reference, platform) else { return Ok(None) };
-    let Some(text) = read(&file, MAX_TAG, "tag file")? else { return Ok(None) };
+    let Some(text) = read(&file, MAX_TAG, "tag file")? else { return by_beginning(layout, reference) };
     let tag = Tag::parse(&text, &file.to_string_lossy())?;
     by_digest(layout, &tag.digest)
+}
+
+/// Fewest digits of a digest that are taken for one: as many as are shown.
+const BEGINNING: usize = 12;
+
+/// The image whose digest is meant by what looks like a name: `3f5a7c91d2e4`, or `sha256:3f5a7c91d2e4...`. Only asked
+/// where there is no such name, as in Docker.
+fn by_beginning(layout: &Layout, reference: &Reference) -> Result<Option<Found>, Refusal> {
+    let tag = reference.tag.as_deref().unwrap_or_default();
+    let hex = match (reference.registry.as_str(), reference.repository.strip_prefix("library/")) {
+        (DOCKER_HUB, Some("sha256")) => tag,
+        (DOCKER_HUB, Some(name)) if tag == "latest" => name,
+        _ => return Ok(None),
+    };
+    let digits = hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if !digits || !(BEGINNING..=64).contains(&hex.len()) {
+        return Ok(None);
+    }
+    // A repository that cannot be listed has been, or will be, told as such.
+    let entries = fs::read_dir(layout.images()).into_iter().flatten().flatten();
+    let digest = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        Digest::parse(&format!("sha256:{}", name.to_str()?.strip_suffix(".squashfs")?)).ok()
+    };
+    let mut found = entries.filter_map(digest).filter(|digest| digest.hex().starts_with(hex));
+    match (found.next(), found.next()) {
+        (Some(one), None) => by_digest(layout, &one),
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Refusal::user(format!("several images begin with {hex}"))
+            .hint("write more digits; 'grus images --digests' shows them all")),
+    }
 }
 
 /// The image that is tagged for another platform than the submitting host's: the first by the platform's name.
@@ -195,6 +226,7 @@ mod tests {
                 unpacked_size: 1,
                 config: Default::default(),
                 layers: vec![],
+                history: vec![],
             };
             fs::write(layout.image(&digest), "x").expect("image");
             fs::write(layout.meta(&digest), meta.to_json()).expect("metadata");
@@ -229,6 +261,29 @@ mod tests {
             Ok(("/x.sqsh".into(), None)),
             "a file is a file"
         );
+    }
+
+    #[test]
+    fn the_beginning_of_a_digest_names_an_image_where_no_name_does() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (layout, images) = repository(dir.path(), &["linux/amd64", "linux/arm64"]);
+        let here = Platform::parse("linux/amd64").expect("static");
+        let found = |text: &str| {
+            let found = find(&layout, &Reference::parse(text).expect(text), &here).expect("readable");
+            found.map(|found| found.path)
+        };
+        let hex = "01".repeat(32);
+        for text in [&hex[..12], &hex, &format!("sha256:{hex}"), &format!("sha256:{}", &hex[..20])] {
+            assert_eq!(found(text).as_ref(), Some(&images[1]), "{text}");
+        }
+        for text in [&hex[..11], "0123456789ab", "x.y/010101010101", "010101010101:2", "sha256:zz"] {
+            assert_eq!(found(text), None, "{text}");
+        }
+        // Another image that begins alike.
+        let other = images[1].with_file_name(format!("{}ff.squashfs", &hex[..62]));
+        fs::write(&other, "x").expect("writable");
+        let several = find(&layout, &Reference::parse(&hex[..12]).expect("hex"), &here).expect_err("two");
+        assert_eq!(several.what, "several images begin with 010101010101");
     }
 
     #[test]

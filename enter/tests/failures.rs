@@ -24,6 +24,7 @@ fn meta(image: &Path, platform: &str) {
         unpacked_size: 0,
         config: Default::default(),
         layers: vec![],
+        history: vec![],
     };
     fs::write(image.with_extension("json"), meta.to_json()).expect("lab");
 }

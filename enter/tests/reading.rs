@@ -111,6 +111,7 @@ fn filled(root: &Path) -> (Layout, Digest, Platform) {
         unpacked_size: 8,
         config: Default::default(),
         layers: vec![],
+        history: vec![],
     };
     fs::write(layout.meta(&digest), meta.to_json()).expect("repository");
     let index = Digest::from_bytes(&[9; 32]);

@@ -13,6 +13,7 @@ use grus_squash::{convert, convert_reusing, Error, LayerSource, Observer, Option
 
 use crate::archive::rootfs_digest;
 use crate::failure::{reason, Failure};
+use crate::history;
 use crate::image::{Identity, Image};
 use crate::oci::Config;
 use crate::registry::RegistryError;
@@ -30,6 +31,7 @@ pub fn build(
     repository.prepare()?;
     let out = repository.temp()?;
     let sources: Vec<Arc<dyn LayerSource>> = image.layers.iter().map(|l| l.source.clone()).collect();
+    let history = history::of(&image);
     let summary = convert(&sources, out.file(), options, observer)
         .map_err(|error| failed(error, out.path(), &reference.familiar()))?;
     let (digest, layers) = match image.identity {
@@ -43,6 +45,7 @@ pub fn build(
         }
     };
     let mut meta = meta(digest, layers, image.platform, image.config, reference, &summary);
+    meta.history = history;
     repository.publish(out, &mut meta)?;
     Ok(meta)
 }
@@ -59,6 +62,7 @@ pub fn build_reusing(
 ) -> Result<ImageMeta, Failure> {
     repository.prepare()?;
     let sources: Vec<Arc<dyn LayerSource>> = image.layers.iter().map(|l| l.source.clone()).collect();
+    let history = history::of(&image);
     let layers: Vec<Digest> = image.layers.into_iter().map(|l| l.digest).collect();
     let mut kept = found.layers(&layers);
     let (out, summary) = loop {
@@ -92,6 +96,7 @@ pub fn build_reusing(
         }
     };
     let mut meta = meta(digest.clone(), layers, image.platform, image.config, reference, &summary);
+    meta.history = history;
     repository.publish_partial(out, &mut meta)?;
     found.clear();
     Ok(meta)
@@ -116,6 +121,7 @@ fn meta(
         unpacked_size: summary.file_bytes,
         config: config.config.into(),
         layers,
+        history: vec![],
     }
 }
 

@@ -50,23 +50,51 @@ pub struct Context {
 
 impl Context {
     /// Reads the site file.
-    pub fn new(mut common: Common) -> Result<Self, Failure> {
+    pub fn new(common: Common) -> Result<Self, Failure> {
+        match Self::or_defaults(common) {
+            (context, None) => Ok(context),
+            (_, Some(fault)) => Err(fault),
+        }
+    }
+
+    /// Reads the site file; where that fails, the defaults, and why.
+    pub fn or_defaults(mut common: Common) -> (Self, Option<Failure>) {
         // Options beat variables; a variable set to nothing is not set.
         let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         common.config = common.config.or_else(|| variable("GRUS_CONFIG"));
         if !common.system {
             common.repository = common.repository.or_else(|| variable("GRUS_REPOSITORY"));
         }
-        let site = load_site(common.config.as_deref())?;
+        let (site, fault) = match load_site(common.config.as_deref()) {
+            Ok(site) => (site, None),
+            Err(fault) => (Site::defaults(), Some(fault)),
+        };
         let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Ok(Self {
-            site,
-            environment: std::env::vars_os().filter_map(utf8).collect(),
-            common,
-            account: OnceCell::new(),
-        })
+        let environment = std::env::vars_os().filter_map(utf8).collect();
+        (Self { site, environment, common, account: OnceCell::new() }, fault)
+    }
+
+    /// The site file that was read, or would be.
+    pub fn site_file(&self) -> &Path {
+        self.common.config.as_deref().unwrap_or(Path::new(SITE_FILE))
+    }
+
+    /// The texts of the site's files, by name.
+    pub fn site_files(&self) -> Result<Vec<(String, String)>, Failure> {
+        site_files(self.common.config.as_deref())
+    }
+
+    /// Where the choice of the repository is from, unless from the site.
+    pub fn repository_origin(&self) -> Option<&'static str> {
+        let variable = std::env::var_os("GRUS_REPOSITORY").map(PathBuf::from);
+        match &self.common.repository {
+            Some(dir) if Some(dir) == variable.as_ref() => Some("GRUS_REPOSITORY"),
+            Some(_) => Some("--repository"),
+            None if self.common.system => Some("--system"),
+            None => None,
+        }
     }
 
     /// The repository that commands act on: `--repository`, the system's with `--system`, else the user's.
@@ -118,7 +146,7 @@ impl Context {
 
     /// Where the profiles of the host's stacks are: beside the site file.
     pub fn stacks_dir(&self) -> PathBuf {
-        self.common.config.as_deref().unwrap_or(Path::new(SITE_FILE)).with_file_name("stacks")
+        self.site_file().with_file_name("stacks")
     }
 
     /// The calling user's account. Asked for once: it may be a server's to answer.
@@ -164,8 +192,12 @@ pub fn working_directory() -> Result<AbsPath, Failure> {
     Ok(AbsPath::parse(&dir.to_string_lossy())?)
 }
 
-/// Reads the site file and `grus.d/*.toml` beside it. Without `--config`, a missing file means the defaults.
 fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
+    Ok(Site::parse(&site_files(named)?)?)
+}
+
+/// The site file and `grus.d/*.toml` beside it, by name. Without `--config`, a missing file means the defaults.
+fn site_files(named: Option<&Path>) -> Result<Vec<(String, String)>, Failure> {
     let path = named.unwrap_or(Path::new(SITE_FILE));
     let mut files = vec![];
     match read(path) {
@@ -176,7 +208,7 @@ fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
     for part in listed(&path.with_file_name("grus.d"))? {
         files.push((part.display().to_string(), read(&part).map_err(|e| unreadable(&part, &e))?));
     }
-    Ok(Site::parse(&files)?)
+    Ok(files)
 }
 
 fn read(path: &Path) -> io::Result<String> {

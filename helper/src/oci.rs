@@ -113,6 +113,20 @@ pub struct Config {
     /// The layers' content.
     #[serde(deserialize_with = "or_default")]
     pub rootfs: RootFs,
+    /// How it was made. Nothing rests on it: what is malformed is as good as none.
+    #[serde(deserialize_with = "history")]
+    pub history: Vec<Made>,
+}
+
+/// An entry of `history`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the members of config.md
+pub struct Made {
+    pub created: Option<String>,
+    pub created_by: Option<String>,
+    pub comment: Option<String>,
+    pub empty_layer: bool,
 }
 
 /// `rootfs` of the configuration.
@@ -253,6 +267,12 @@ fn malformed(on: &str, why: &str) -> Refusal {
 /// `null` as the default: Go writes empty slices and maps so.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// What is no list of entries is an empty one.
+fn history<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Made>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 #[cfg(test)]

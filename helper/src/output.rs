@@ -66,6 +66,12 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 /// How long ago an RFC 3339 time was, as Docker shows it; the date alone if it cannot be read or is in the
 /// future.
 pub fn ago(created: &str, now: u64) -> Option<String> {
@@ -88,7 +94,7 @@ pub fn ago(created: &str, now: u64) -> Option<String> {
 }
 
 /// Seconds since 1970 of an RFC 3339 time, time zone included; None if malformed.
-fn seconds(text: &str) -> Option<u64> {
+pub fn seconds(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let time = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;

@@ -104,7 +104,7 @@ impl Save {
 
     fn run(&self, order: &str, tree: Option<OwnedFd>, cgroups: Vec<File>) -> std::io::Result<Output> {
         let mut command = Command::new(&self.command);
-        command.args(["save", order]).env_clear().current_dir("/");
+        command.args(["save-container", order]).env_clear().current_dir("/");
         command.stdin(tree.map_or_else(Stdio::null, Stdio::from));
         abi::become_user(&mut command, &self.who, cgroups);
         command.output()

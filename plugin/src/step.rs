@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use grus_core::path::AbsPath;
-use grus_core::request::{Components, Request, VARIABLE};
+use grus_core::request::{Components, Request, IMAGE_VARIABLE, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
 use grus_enter::{Builder, Container, Failure};
@@ -259,6 +259,9 @@ fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, Refusal> {
     let (site, stacks) = (settings::site(&arguments)?, settings::stacks(&arguments)?);
     if !runs_inside(step, &request, &site) {
         return Ok(None);
+    }
+    if let Some(image) = &request.image {
+        spank.setenv(IMAGE_VARIABLE, image.shown(), true).map_err(unreadable)?;
     }
     let builder = Builder::start().map_err(|error| {
         Refusal::site(format!("cannot start a thread in slurmstepd: {error}"))

@@ -41,7 +41,9 @@ impl Lab {
     /// Brings it up; a test that needs it fails if it does not come up.
     pub fn up() -> Self {
         let built = build().expect("plugin and program build");
-        let cluster = Cluster::builder("test").up().expect("the lab comes up");
+        // Several test runs side by side, of different work trees, need names of their own.
+        let name = std::env::var("GRUS_LAB_NAME").unwrap_or_else(|_| "test".into());
+        let cluster = Cluster::builder(&name).up().expect("the lab comes up");
         cluster.install_grus(&built).expect("plugin and program can be installed");
         Self { cluster, registry: OnceLock::new() }
     }

@@ -9,6 +9,8 @@ mod batch;
 mod client;
 mod cluster;
 mod devices;
+mod doctor;
+mod documents;
 mod entrypoint;
 mod environment;
 mod failures;
@@ -31,6 +33,7 @@ mod remote;
 mod run;
 mod run_ranks;
 mod save;
+mod steps;
 mod swap;
 mod tasks;
 mod torture;
@@ -81,6 +84,9 @@ const AREAS: &[(&str, &[Test])] = &[
     ("run_ranks", run_ranks::TESTS),
     ("save", save::TESTS),
     ("client", client::TESTS),
+    ("steps", steps::TESTS),
+    ("doctor", doctor::TESTS),
+    ("documents", documents::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
     ("devices", devices::TESTS),

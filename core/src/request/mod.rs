@@ -29,6 +29,9 @@ pub const MAX_ENCODED: usize = 96 << 10;
 /// The variable that carries the request; Slurm keeps `SLURM_` names even under `--export=NONE`.
 pub const VARIABLE: &str = "SLURM_GRUS_REQUEST";
 
+/// The variable of tasks in a container that names their image, for people and for `grus ps`.
+pub const IMAGE_VARIABLE: &str = "GRUS_IMAGE";
+
 /// Which image, as asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::mem::{size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 
 use libc::{c_char, c_int, c_void};
@@ -226,6 +226,11 @@ pub(crate) fn make_read_only(mount: BorrowedFd<'_>, name: &str) -> Called<()> {
     let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
     set_attributes(mount, MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 }, 0)
         .map_err(|e| Broken::new(format!("mount_setattr({name}, MOUNT_ATTR_RDONLY)"), e))
+}
+
+/// Changes nothing of the mount at `path`; the answer tells whether the kernel knows the call (mount_setattr(2)).
+pub(crate) fn change_no_attribute(path: impl AsFd) -> Result<(), Errno> {
+    set_attributes(path.as_fd(), MountAttr { attr_set: 0, attr_clr: 0, propagation: 0, userns_fd: 0 }, 0)
 }
 
 fn set_attributes(mount: BorrowedFd<'_>, attr: MountAttr, flags: c_int) -> Result<(), Errno> {

@@ -13,12 +13,13 @@ use crate::registry::{Client, Login, Settings};
 
 const LOGIN_EXAMPLES: &str = "\
 Examples:
-  grus login                                       Docker Hub; asks for name and password
+  grus login                              Docker Hub; asks for name and password
   grus login nvcr.io -u '$oauthtoken'
   grus login ghcr.io -u NAME --password-stdin < ~/.ghcr-token
 
-The account is checked, then kept where Podman keeps it (see containers-auth.json(5)), or in the credential
-helper that is set up there. Accounts of 'docker login' and 'podman login' are used without a login here.";
+The account is checked, then kept where Podman keeps it (see
+containers-auth.json(5)), or in the credential helper that is set up there.
+Accounts of 'docker login' and 'podman login' are used without a login here.";
 
 const LOGOUT_EXAMPLES: &str = "\
 Examples:
@@ -108,7 +109,7 @@ pub fn settings(context: &Context, login: Option<Login>) -> Settings {
 }
 
 /// A registry's name as references have it; Docker Hub has several.
-fn server(text: &str) -> Result<String, Failure> {
+pub(super) fn server(text: &str) -> Result<String, Failure> {
     let bare = text.trim_start_matches("https://").trim_end_matches('/');
     let bare = bare.strip_suffix("/v1").unwrap_or(bare);
     // What can stand before an image's name is a registry.

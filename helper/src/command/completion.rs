@@ -1,6 +1,6 @@
 //! `grus completion`: scripts for shells, made from the same definition as `--help`.
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
@@ -30,7 +30,14 @@ impl Args {
             _ => Shell::Bash,
         };
         let mut script = vec![];
-        clap_complete::generate(shell, &mut Cli::command(), "grus", &mut script);
+        clap_complete::generate(shell, &mut visible(), "grus", &mut script);
         output::print(&String::from_utf8_lossy(&script))
     }
+}
+
+/// The command line without what is hidden from its help: the generator for bash would offer that, too.
+fn visible() -> Command {
+    let whole = Cli::command();
+    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    Command::new("grus").args(whole.get_arguments().cloned()).subcommands(shown)
 }

@@ -24,10 +24,12 @@ Examples:
   grus explain ./app.squashfs --stack intel-mpi
   grus explain app:1 --stack ./draft.toml --json | jq .outcome
 
-The drivers of this host's devices (CDI files) are compared with the image's C library, too.
-An image with MPI is compared with the host's stacks, symbol by symbol and version by version. The
-administrator describes them with 'grus host scan'. Nothing is mounted and nothing is run.
-A stack that was asked for and does not fit is a failure; with 'auto' the image's own MPI stays.";
+The drivers of this host's devices (CDI files) are compared with the image's C
+library, too.
+An image with MPI is compared with the host's stacks, symbol by symbol and
+version by version. The administrator describes them with 'grus host scan'.
+Nothing is mounted and nothing is run. A stack that was asked for and does not
+fit is a failure; with 'auto' the image's own MPI stays.";
 
 /// Arguments of `grus explain`.
 #[derive(Debug, clap::Args)]

@@ -20,11 +20,18 @@ Examples:
   grus host scan /opt/openmpi-5.0 --output -          # look first
 
 Devices and the files that describe them (CDI) are listed on standard error.
-The profiles are read where images are explained. They are text: edit them, and check them with
-'grus explain IMAGE --stack FILE'. Files are only read; nothing of the host is run.";
+The profiles are read where images are explained. They are text: edit them, and
+check them with 'grus explain IMAGE --stack FILE'. Files are only read; nothing
+of the host is run.";
+
+const HOST_EXAMPLES: &str = "\
+Examples:
+  grus host scan                                      # every MPI that is found
+  grus host scan --help";
 
 /// Arguments of `grus host`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HOST_EXAMPLES)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

@@ -1,7 +1,6 @@
 //! `grus images`: what a repository holds.
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
@@ -9,17 +8,27 @@ use grus_core::refusal::printable;
 use grus_core::signature::Signed;
 use serde::Serialize;
 
+use super::filter::Filter;
+use super::formatted;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::repository::{Listing, Row};
+use crate::template::Format;
 
 const EXAMPLES: &str = "\
 Examples:
   grus images
   grus images ubuntu                  the tags of one image
   grus images --system                what the site offers to everyone
-  grus images -q | xargs grus rmi     remove everything";
+  grus images --filter 'reference=nvcr.io/*/*' --filter dangling=false
+  grus images --format '{{.Repository}}:{{.Tag}}  {{.Size}}'
+  grus images -q | xargs grus rmi     remove everything
+
+Filters: reference=PATTERN (with * and ?), server=NAME, dangling=true|false,
+label=NAME[=VALUE], platform=OS/ARCH, before=IMAGE, since=IMAGE.
+Fields: Repository Tag Reference Digest ID CreatedSince CreatedAt Size Bytes
+UnpackedSize Server Platform Path. --format json prints one image a line.";
 
 /// Arguments of `grus images`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +40,12 @@ pub struct Args {
     /// Show whole digests
     #[arg(long)]
     digests: bool,
+    /// Show only images that fit (repeatable)
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Print each image by a template with fields such as {{.Tag}}; 'table TEMPLATE', 'table' or 'json'
+    #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["json", "quiet"])]
+    format: Option<String>,
     /// Print digests only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -56,21 +71,45 @@ struct Shown<'a> {
     signatures: &'a [Signed],
 }
 
+/// One image of `--format`, by the names that Docker's users know.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Item {
+    repository: String,
+    tag: String,
+    reference: String,
+    digest: String,
+    #[serde(rename = "ID")]
+    id: String,
+    created_since: String,
+    created_at: String,
+    size: String,
+    bytes: u64,
+    unpacked_size: String,
+    server: String,
+    platform: String,
+    path: String,
+}
+
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+        let shape = formatted::item(&Item::default());
+        let format = self.format.as_deref().map_or(Ok(Format::Usual), |text| Format::parse(text, &shape))?;
+        let filter = Filter::parse(&self.filter)?;
         let repository = context.repository()?;
         let mut listing = repository.list()?;
         for damage in &listing.damage {
             output::warn(damage);
         }
+        filter.apply(&mut listing, &repository.root().display().to_string())?;
         if let Some(name) = &self.name {
             let wanted = Reference::parse(name)?;
             // Without a tag all tags are meant: `latest` is only what parsing adds.
             let tagged = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
             listing.rows.retain(|row| row.reference.as_ref().is_some_and(|r| matches(r, &wanted, tagged)));
         }
+        let path = |row: &Row| repository.layout().image(&row.digest).display().to_string();
         if self.json {
-            let path = |row: &Row| repository.layout().image(&row.digest).display().to_string();
             let shown: Vec<Shown> = listing.rows.iter().map(|row| shown(row, path(row))).collect();
             return output::json(&shown);
         }
@@ -79,32 +118,26 @@ impl Args {
                 listing.rows.iter().map(|row| format!("{}\n", row.digest)).collect();
             return output::print(&digests.into_iter().collect::<String>());
         }
-        output::print(&self.table(&listing))
+        let items: Vec<_> =
+            listing.rows.iter().map(|row| formatted::item(&item(row, path(row), output::now()))).collect();
+        formatted::print(&format, &items, || self.table(&listing))
     }
 
     fn table(&self, listing: &Listing) -> String {
         let here = Platform::here();
         let foreign = listing.rows.iter().any(|row| !here.runs(&row.platform));
-        let mut rows = vec![["REPOSITORY", "TAG", "DIGEST", "CREATED", "SIZE"].map(str::to_owned).to_vec()];
+        let mut rows =
+            vec![["REPOSITORY", "TAG", "DIGEST", "CREATED", "SIZE", "SERVER"].map(str::to_owned).to_vec()];
         if foreign {
             rows[0].push("PLATFORM".into());
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         for row in &listing.rows {
-            let digest = if self.digests { row.digest.to_string() } else { row.digest.short().to_owned() };
-            let created = row.meta.as_ref().and_then(|m| m.created.as_deref());
-            let created = created.map(|at| output::ago(at, now).unwrap_or_else(|| printable(at)));
-            let size = row.meta.as_ref().map_or("missing".into(), |m| output::bytes(m.size));
-            let tag = row.reference.as_ref().and_then(|r| r.tag.clone());
-            let mut cells = vec![
-                row.reference.as_ref().map_or("<none>".into(), Reference::familiar_name),
-                tag.unwrap_or_else(|| "<none>".into()),
-                digest,
-                created.unwrap_or_else(|| "-".into()),
-                size,
-            ];
+            let item = item(row, String::new(), output::now());
+            let digest = if self.digests { item.digest } else { item.id };
+            let created = if item.created_since.is_empty() { "-".into() } else { item.created_since };
+            let mut cells = vec![item.repository, item.tag, digest, created, item.size, item.server];
             if foreign {
-                cells.push(row.platform.to_string());
+                cells.push(item.platform);
             }
             rows.push(cells);
         }

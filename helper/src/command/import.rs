@@ -28,11 +28,11 @@ use crate::verify::digest_of_hash;
 
 const EXAMPLES: &str = "\
 Examples:
-  grus import app.tar app:1.0               a file of 'docker save' or 'podman save'
+  grus import app.tar app:1.0             a file of 'docker save' or 'podman save'
   docker save app:1.0 | grus import - app:1.0
-  grus import ./layout app:1.0              an OCI layout, as buildah and skopeo write it
-  grus import rootfs.tar.zst debian:mine    a root file system, as a tar or a directory
-  grus import --digest sha256:9f86d0... https://store.example.org/app.squashfs app:1.0
+  grus import ./layout app:1.0            an OCI layout of buildah or skopeo
+  grus import rootfs.tar.zst debian:mine  a root file system, tar or directory
+  grus import --digest sha256:9f86d0... https://s3.example.org/app.squashfs app:1
   grus import --platform linux/arm64 app.tar app:1.0";
 
 /// Arguments of `grus import`.
@@ -153,6 +153,7 @@ fn copy(
         unpacked_size: report.file_bytes,
         config: Default::default(),
         layers: vec![content],
+        history: vec![],
     };
     repository.publish(out, &mut meta)?;
     Ok(meta)

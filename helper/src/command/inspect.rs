@@ -1,21 +1,26 @@
-//! `grus inspect`: all that is known of an image.
+//! `grus inspect`: all that is known of an image, in the shape that Docker prints.
 
-use grus_core::image::ImageMeta;
+use grus_core::image::ImageConfig;
 use grus_core::reference::Reference;
-use grus_core::refusal::{printable, Refusal};
 use grus_core::signature::Signed;
 use serde::Serialize;
 
-use super::name::{meant, Meant};
+use super::formatted;
+use super::name::{every, Found};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
-use crate::repository::{Listing, Repository};
+use crate::template::Format;
 
 const EXAMPLES: &str = "\
 Examples:
   grus inspect ubuntu:24.04
-  grus inspect ubuntu:24.04 | jq -r '.[0].config.env[]'";
+  grus inspect ubuntu:24.04 | jq -r '.[0].Config.Env[]'
+  grus inspect --format '{{range .Config.Env}}{{println .}}{{end}}' ubuntu:24.04
+  grus inspect -f '{{.Path}}' app:1           the SquashFS file
+
+The members are Docker's. Grus adds Path (the file), UnpackedSize and Repository
+(its directory); what Docker knows and Grus does not is not there.";
 
 /// Arguments of `grus inspect`.
 #[derive(Debug, clap::Args)]
@@ -24,78 +29,104 @@ pub struct Args {
     /// Names or digests
     #[arg(value_name = "REF|DIGEST", required = true)]
     names: Vec<String>,
+    /// Print each image by a template with fields such as {{.Config.Env}}, or 'json'
+    #[arg(long, short, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Print JSON, as without this option
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 /// One image.
 #[derive(Debug, Serialize)]
-struct Shown<'a> {
-    tags: Vec<String>,
+#[serde(rename_all = "PascalCase")]
+struct Shown {
+    id: String,
+    repo_tags: Vec<String>,
+    repo_digests: Vec<String>,
+    created: Option<String>,
+    architecture: String,
+    variant: String,
+    os: String,
+    size: u64,
+    unpacked_size: u64,
+    config: Config,
+    #[serde(rename = "RootFS")]
+    root_fs: RootFs,
     path: String,
+    repository: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    signatures: Vec<&'a Signed>,
-    #[serde(flatten)]
-    meta: &'a ImageMeta,
+    signatures: Vec<Signed>,
+}
+
+/// The configuration, by Docker's names.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    user: String,
+    env: Vec<String>,
+    cmd: Vec<String>,
+    entrypoint: Vec<String>,
+    working_dir: String,
+    labels: std::collections::BTreeMap<String, String>,
+    stop_signal: String,
+}
+
+/// The layers.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct RootFs {
+    #[serde(rename = "Type")]
+    kind: &'static str,
+    layers: Vec<String>,
 }
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let repositories = context.lookup()?;
-        let listings = repositories.iter().map(|r| r.list()).collect::<Result<Vec<Listing>, _>>()?;
         let mut all: Vec<Shown> = vec![];
         for name in &self.names {
-            let found = repositories.iter().zip(&listings).map(|(repository, listing)| {
-                let place = repository.root().display().to_string();
-                meant(name, listing, &place).and_then(|what| shown(name, what, repository, listing))
-            });
-            // The first repository that has it, else what the user's own says.
-            let mut found: Vec<_> = found.collect();
-            let first = found.iter().position(Result::is_ok).unwrap_or(0);
-            all.extend(found.swap_remove(first)?);
+            all.extend(every(context, name)?.into_iter().map(shown));
         }
-        output::json(&all)
-    }
-}
-
-/// The images a name stands for, each once.
-fn shown<'a>(
-    name: &str,
-    what: Meant<'a>,
-    repository: &Repository,
-    listing: &'a Listing,
-) -> Result<Vec<Shown<'a>>, Failure> {
-    let (Meant::Tag(rows) | Meant::Image(_, rows)) = what;
-    let mut all: Vec<Shown> = vec![];
-    for meta in rows.iter().filter_map(|row| row.meta.as_ref()) {
-        if !all.iter().any(|s| s.meta.digest == meta.digest) {
-            let path = repository.layout().image(&meta.digest).display().to_string();
-            all.push(Shown { tags: tags(listing, meta), path, signatures: signatures(listing, meta), meta });
+        let Some(format) = &self.format else { return output::json(&all) };
+        let values: Vec<_> = all.iter().map(formatted::item).collect();
+        let shape = values.first().cloned().unwrap_or_default();
+        match Format::parse(format, &shape)? {
+            Format::Usual => output::json(&all),
+            format => formatted::print(&format, &values, String::new),
         }
     }
-    match all.is_empty() {
-        true => Err(damaged(name)),
-        false => Ok(all),
+}
+
+fn shown(found: Found) -> Shown {
+    let Found { meta, tags, signatures, path, repository } = found;
+    let digest = meta.digest.to_string();
+    let names: std::collections::BTreeSet<String> = tags.iter().map(Reference::name).collect();
+    Shown {
+        id: digest.clone(),
+        repo_tags: tags.iter().filter(|tag| tag.digest.is_none()).map(Reference::familiar).collect(),
+        repo_digests: names.into_iter().map(|name| format!("{name}@{digest}")).collect(),
+        created: meta.created,
+        architecture: meta.platform.architecture,
+        variant: meta.platform.variant.unwrap_or_default(),
+        os: meta.platform.os,
+        size: meta.size,
+        unpacked_size: meta.unpacked_size,
+        config: config(meta.config),
+        root_fs: RootFs { kind: "layers", layers: meta.layers.iter().map(ToString::to_string).collect() },
+        path: path.display().to_string(),
+        repository: repository.display().to_string(),
+        signatures,
     }
 }
 
-fn tags(listing: &Listing, meta: &ImageMeta) -> Vec<String> {
-    let of = listing.rows.iter().filter(|row| row.digest == meta.digest);
-    of.filter_map(|row| row.reference.as_ref()).map(Reference::to_string).collect()
-}
-
-/// The signatures that any of its names was taken for, each once.
-fn signatures<'a>(listing: &'a Listing, meta: &ImageMeta) -> Vec<&'a Signed> {
-    let mut all: Vec<&Signed> = vec![];
-    for signed in listing.rows.iter().filter(|row| row.digest == meta.digest).flat_map(|row| &row.signatures)
-    {
-        if !all.contains(&signed) {
-            all.push(signed);
-        }
+fn config(config: ImageConfig) -> Config {
+    Config {
+        user: config.user,
+        env: config.env,
+        cmd: config.cmd,
+        entrypoint: config.entrypoint,
+        working_dir: config.working_dir,
+        labels: config.labels,
+        stop_signal: config.stop_signal.unwrap_or_default(),
     }
-    all
-}
-
-fn damaged(name: &str) -> Failure {
-    Refusal::image(format!("there is no sound image behind {}", printable(name)))
-        .hint("pull or import it again")
-        .into()
 }

@@ -2,8 +2,15 @@
 
 mod account;
 mod completion;
+mod config;
+mod doctor;
+mod exec;
 mod explain;
+mod export;
 mod fetch;
+mod filter;
+mod formatted;
+mod history;
 mod host;
 mod images;
 mod import;
@@ -13,6 +20,7 @@ mod libraries;
 mod name;
 mod plan;
 mod prune;
+mod ps;
 mod pull;
 mod rmi;
 mod run;
@@ -24,6 +32,8 @@ mod verify;
 mod version;
 
 use clap::Subcommand;
+
+pub(crate) use account::settings as registry_settings;
 
 use crate::context::{Common, Context};
 use crate::failure::Failure;
@@ -41,6 +51,11 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Check that images are sound
     Verify(verify::Args),
+    /// Show how an image was made
+    History(history::Args),
+    /// Write an image as an archive for Podman, Docker and Skopeo
+    #[command(visible_alias = "save")]
+    Export(export::Args),
     /// Give an image another name
     Tag(tag::Args),
     /// Remove images
@@ -48,7 +63,7 @@ pub enum Command {
     /// Remove what is old or unused
     Prune(prune::Args),
     /// Save a container, for the plugin
-    #[command(hide = true)]
+    #[command(name = "save-container", hide = true)]
     Save(save::Args),
     /// Run a program in a container, without Slurm and without root
     Run(Box<run::Args>),
@@ -56,8 +71,16 @@ pub enum Command {
     Plan(plan::Args),
     /// Show which of the host's MPI libraries an image would get, and why
     Explain(explain::Args),
+    /// List running steps in containers
+    Ps(ps::Args),
+    /// Run a command in the container of a running step
+    Exec(exec::Args),
     /// Describe the MPI stacks of this host
     Host(host::Args),
+    /// Show the configuration in force, and where each value is from
+    Config(config::Args),
+    /// Check whether containers run on this machine, and say what mends what is wrong
+    Doctor(doctor::Args),
     /// Store an account for a registry
     Login(account::LoginArgs),
     /// Forget an account for a registry
@@ -76,13 +99,15 @@ impl Command {
 
     /// Does it.
     pub fn run(self, common: Common) -> Result<(), Failure> {
-        let context = || Context::new(common);
+        let context = || Context::new(common.clone());
         match self {
             Command::Pull(args) => args.run(&context()?),
             Command::Import(args) => args.run(&context()?),
             Command::Images(args) => args.run(&context()?),
             Command::Inspect(args) => args.run(&context()?),
             Command::Verify(args) => args.run(context),
+            Command::History(args) => args.run(&context()?),
+            Command::Export(args) => args.run(&context()?),
             Command::Tag(args) => args.run(&context()?),
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
@@ -91,6 +116,10 @@ impl Command {
             Command::Plan(args) => args.run(&context()?),
             Command::Explain(args) => args.run(&context()?),
             Command::Host(args) => args.run(&context()?),
+            Command::Ps(args) => args.run(),
+            Command::Exec(args) => args.run(),
+            Command::Config(args) => args.run(&context()?),
+            Command::Doctor(args) => args.run(common),
             Command::Login(args) => args.run(&context()?),
             Command::Logout(args) => args.run(&context()?),
             Command::Completion(args) => args.run(),

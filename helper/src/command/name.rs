@@ -1,11 +1,17 @@
 //! Finding what a user means by a name or a digest, among the images of a repository.
 
+use std::path::PathBuf;
+
 use grus_core::digest::Digest;
+use grus_core::image::ImageMeta;
+use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::{nearest, printable, Refusal};
+use grus_core::signature::Signed;
 
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::repository::{Listing, Row};
+use crate::repository::{Listing, Repository, Row};
 
 /// Shortest digest prefix that is taken for one; shorter ones are names.
 const SHORTEST: usize = 4;
@@ -17,6 +23,86 @@ pub enum Meant<'a> {
     Tag(Vec<&'a Row>),
     /// An image, by digest, under all its tags.
     Image(Digest, Vec<&'a Row>),
+}
+
+/// An image that is there, sound.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What is known of it.
+    pub meta: ImageMeta,
+    /// All its names.
+    pub tags: Vec<Reference>,
+    /// The signatures that any of its names was taken for, each once.
+    pub signatures: Vec<Signed>,
+    /// The SquashFS file.
+    pub path: PathBuf,
+    /// The repository's directory.
+    pub repository: PathBuf,
+}
+
+/// The images that a name stands for, one for each platform, in the first repository that has any.
+pub fn every(context: &Context, name: &str) -> Result<Vec<Found>, Failure> {
+    let mut first = None;
+    for repository in context.lookup()? {
+        let listing = repository.list()?;
+        let what = meant(name, &listing, &repository.root().display().to_string());
+        match what.and_then(|what| sound(name, what, &repository, &listing)) {
+            Ok(found) => return Ok(found),
+            // Where none has it, what the user's own says is told.
+            Err(failure) => first = first.or(Some(failure)),
+        }
+    }
+    Err(first.unwrap_or(Failure::Cancelled))
+}
+
+/// The name nearest to one that is not there, in all repositories.
+pub fn nearest_name(context: &Context, name: &str) -> Option<String> {
+    let listings = context.lookup().ok()?.into_iter().filter_map(|repository| repository.list().ok());
+    let names: Vec<String> =
+        listings.flat_map(|listing| listing.rows).filter_map(|row| Some(row.reference?.familiar())).collect();
+    nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
+}
+
+/// The one image that a name stands for: of several platforms, this machine's.
+pub fn one(context: &Context, name: &str) -> Result<Found, Failure> {
+    let mut all = every(context, name)?;
+    let here = all.iter().position(|found| Platform::here().runs(&found.meta.platform)).unwrap_or(0);
+    Ok(all.swap_remove(here))
+}
+
+/// The sound images of these rows, each once.
+fn sound(
+    name: &str,
+    what: Meant<'_>,
+    repository: &Repository,
+    listing: &Listing,
+) -> Result<Vec<Found>, Failure> {
+    let (Meant::Tag(rows) | Meant::Image(_, rows)) = what;
+    let mut all: Vec<Found> = vec![];
+    for meta in rows.iter().filter_map(|row| row.meta.as_ref()) {
+        if !all.iter().any(|found| found.meta.digest == meta.digest) {
+            let of: Vec<&Row> = listing.rows.iter().filter(|row| row.digest == meta.digest).collect();
+            let mut signatures: Vec<Signed> = vec![];
+            for signed in of.iter().flat_map(|row| &row.signatures) {
+                if !signatures.contains(signed) {
+                    signatures.push(signed.clone());
+                }
+            }
+            all.push(Found {
+                meta: meta.clone(),
+                tags: of.iter().filter_map(|row| row.reference.clone()).collect(),
+                signatures,
+                path: repository.layout().image(&meta.digest),
+                repository: repository.root().to_owned(),
+            });
+        }
+    }
+    match all.is_empty() {
+        true => Err(Refusal::image(format!("there is no sound image behind {}", printable(name)))
+            .hint("pull or import it again")
+            .into()),
+        false => Ok(all),
+    }
 }
 
 /// Resolves `text` as Docker does: a tag first, then a digest or the unambiguous beginning of one.

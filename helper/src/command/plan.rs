@@ -28,11 +28,12 @@ use crate::tree::Tree;
 const EXAMPLES: &str = "\
 Examples:
   grus plan ubuntu:24.04
-  grus plan ubuntu:24.04 --mount=/scratch/data:/data:ro --writable-volatile=/var/tmp
+  grus plan ubuntu:24.04 --mount=/scratch:/data:ro --writable-volatile=/var/tmp
   grus plan --container-image=./app.squashfs --no-container-mount-home
 
-The plan is that of a job submitted from here. What only the job knows, such as the
-directories of Slurm and PMIx, is not in it. Nothing is mounted and no privilege is needed.";
+The plan is that of a job submitted from here. What only the job knows, such as
+the directories of Slurm and PMIx, is not in it. Nothing is mounted and no
+privilege is needed.";
 
 /// Arguments of `grus plan`.
 #[derive(Debug, clap::Args)]
@@ -117,8 +118,11 @@ pub(super) fn in_repository(context: &Context, reference: &Reference) -> Result<
         return Ok(Found { path: absolute(&found.path)?, config: found.meta.config, system });
     }
     let place = context.repository()?.root().display().to_string();
-    Err(Refusal::user(format!("image {} is not in the repository {place}", reference.familiar()))
-        .hint(format!("run 'grus pull {}'", reference.familiar()))
+    let name = reference.familiar();
+    let near =
+        super::name::nearest_name(context, &name).map_or(String::new(), |near| format!(", or name {near}"));
+    Err(Refusal::user(format!("image {name} is not in the repository {place}"))
+        .hint(format!("run 'grus pull {name}'{near}"))
         .into())
 }
 

@@ -19,10 +19,10 @@ use crate::unpacked;
 
 const EXAMPLES: &str = "\
 Examples:
-  grus prune                      images without a name, kept layers, unpacked images that nothing
-                                  runs in, what killed commands left
-  grus prune --older-than 90d     also what was not pulled, imported or submitted for 90 days
-  grus prune --keep 50GB          also what was used least recently, until the rest fits into 50 GB
+  grus prune                      images without a name, kept layers, unpacked
+                                  images that nothing runs in, leftovers
+  grus prune --older-than 90d     also what was not used for 90 days
+  grus prune --keep 50GB          also the least recently used, down to 50 GB
   grus prune --keep 0 --dry-run   what would go if everything went
 
 An image is used when it is pulled or imported, changed or not, and when a job

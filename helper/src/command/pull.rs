@@ -29,12 +29,13 @@ Examples:
   grus pull ubuntu:24.04
   grus pull nvcr.io/nvidia/pytorch:25.09-py3
   grus pull nvcr.io/nvidia/pytorch:25.09-py3 torch    kept as torch:latest
-  grus pull --platform linux/arm64 ubuntu:24.04       for nodes of another architecture
-  grus pull --login registry.example.org/private/app  asks for name and password, keeps neither
-  grus pull oci-archive:app.tar app:1.0               the same as grus import app.tar app:1.0
+  grus pull --platform linux/arm64 ubuntu:24.04       for nodes of other machines
+  grus pull --login registry.example.org/private/app  asks for an account
+  grus pull oci-archive:app.tar app:1.0               an import by another name
 
-An image that a policy wants signed is taken only with a good signature: ~/.config/containers/policy.json
-or /etc/containers/policy.json, and the site's own (signatures.policy in grus.toml).";
+An image that a policy wants signed is taken only with a good signature:
+~/.config/containers/policy.json or /etc/containers/policy.json, and the site's
+own (signatures.policy in grus.toml).";
 
 /// Arguments of `grus pull`.
 #[derive(Debug, clap::Args)]

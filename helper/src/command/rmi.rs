@@ -16,7 +16,8 @@ Examples:
   grus rmi 3f5a7c91d2e4               by digest, or the beginning of one
   grus rmi --force sha256:3f5a...     with all its tags
 
-The image itself is removed with its last tag. Steps that run in it are not disturbed.";
+The image itself is removed with its last tag. Steps that run in it are not
+disturbed.";
 
 /// Arguments of `grus rmi`.
 #[derive(Debug, clap::Args)]

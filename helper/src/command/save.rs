@@ -1,4 +1,4 @@
-//! `grus save`: what the plugin runs, as the user, for `--container-save`. It is not for people, so it is hidden.
+//! `grus save-container`: what the plugin runs, as the user, for `--container-save`. It is not for people, so it is hidden.
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,7 +16,7 @@ const TREE: &str = "/proc/self/fd/0/.";
 /// Most files that are named in a warning.
 const NAMED: usize = 5;
 
-/// Arguments of `grus save`.
+/// Arguments of `grus save-container`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to save, and where, as the plugin writes it

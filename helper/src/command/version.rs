@@ -5,8 +5,14 @@ use grus_core::platform::Platform;
 use crate::failure::Failure;
 use crate::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  grus version
+  grus version --json | jq -r .version";
+
 /// Arguments of `grus version`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Print as JSON
     #[arg(long)]

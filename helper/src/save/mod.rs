@@ -23,7 +23,7 @@ use crate::archive::{self, rootfs_digest, Hashed};
 use crate::build::failed;
 use crate::failure::{reason, Failure};
 use crate::image::Identity;
-use file::NewFile;
+pub use file::NewFile;
 use judge::Judge;
 
 /// What was saved.
@@ -57,6 +57,7 @@ pub fn save(order: &Order, tree: &Path) -> Result<Saved, Failure> {
         unpacked_size: content.unpacked,
         config: base.map(|meta| meta.config).unwrap_or_default(),
         layers: content.layers,
+        history: vec![],
     };
     let beside = saving::beside(to);
     let text = NewFile::create(&beside)?;
@@ -87,9 +88,9 @@ fn copy(from: &mut impl BufRead, mut to: &File, name: &str, path: &Path) -> Resu
 fn not_written(path: &Path, error: &io::Error) -> Failure {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space there, or name a file elsewhere with --container-save; nothing was left there"
+            "free space there, or name a file elsewhere; nothing was left there"
         }
-        _ => "check the directory, or name a file elsewhere with --container-save",
+        _ => "check the directory, or name a file elsewhere",
     };
     let what = format!("cannot write {}: {}", printable(&path.display().to_string()), reason(error));
     Failure::System { what, hint: Some(hint.into()) }

@@ -1,13 +1,17 @@
 //! `grus` as a user meets it: the program is run, its output and the repository are looked at.
 
 mod archives;
+mod commands;
 mod concurrent;
 mod devices;
 mod disk;
+mod doctor;
 mod explain;
+mod export;
 mod help;
 mod hostile;
 mod import;
+mod lists;
 mod mpi;
 mod plan;
 mod pull;

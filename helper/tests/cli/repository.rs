@@ -20,7 +20,7 @@ fn with_image(names: &[&str]) -> (Lab, String) {
 #[test]
 fn an_empty_and_a_missing_repository_are_empty() {
     let lab = Lab::new();
-    let header = "REPOSITORY  TAG  DIGEST  CREATED  SIZE\n";
+    let header = "REPOSITORY  TAG  DIGEST  CREATED  SIZE  SERVER\n";
     assert_eq!(lab.run(["images"]).ok().out, header);
     assert_eq!(lab.run(["images", "--json"]).ok().out, "[]\n");
     assert_eq!(lab.run(["images", "-q"]).ok().out, "");

@@ -91,7 +91,7 @@ fn image(lab: &Lab) -> String {
 /// Saves the tree at `tree` to `file`.
 fn save(lab: &Lab, image: &str, tree: Option<&str>, file: &str, made: &Value) -> Output {
     let order = json!({"file": lab.path(file), "image": image, "tree": tree.is_some(), "made": made});
-    let mut command = lab.command(["save", &order.to_string()]);
+    let mut command = lab.command(["save-container", &order.to_string()]);
     if let Some(tree) = tree {
         command.stdin(File::open(lab.path(tree)).expect("a tree"));
     }
@@ -165,7 +165,7 @@ fn an_image_is_copied_with_what_belongs_to_it_and_nothing_else_is_touched() {
     save(&lab, &image, None, "root", &none).refused(2, "it is there and no regular file");
     save(&lab, "/nowhere/image.squashfs", None, "new.sqsh", &none)
         .refused(1, "cannot read /nowhere/image.squashfs");
-    lab.run(["save", "{}"]).refused(2, "this is no order");
+    lab.run(["save-container", "{}"]).refused(2, "this is no order");
     let left = ["new.sqsh", "new.json", "data.sqsh"].map(|name| lab.path(name).exists());
     assert_eq!(left, [false; 3]);
     let hidden = fs::read_dir(lab.dir.path()).expect("the lab").flatten().map(|e| e.file_name());

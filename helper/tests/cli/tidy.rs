@@ -44,7 +44,7 @@ fn an_image_gets_another_name_and_keeps_the_first() {
     assert_eq!(names(&lab).len(), 4);
     let _ = lab.run(["rmi", "app:1"]).ok();
     let shown: Value = serde_json::from_str(&lab.run(["inspect", "x.y/new:v"]).ok().out).expect("JSON");
-    assert_eq!(shown[0]["digest"], first.as_str());
+    assert_eq!(shown[0]["Id"], first.as_str());
     lab.run(["tag", "nosuch", "x"]).refused(2, "no image nosuch:latest");
     lab.run(["tag", "app:2", &format!("x@{first}")]).refused(2, "cannot be a new name");
     lab.assert_sound();
@@ -55,10 +55,10 @@ fn inspect_shows_the_configuration_and_all_names() {
     let (lab, first, second) = two(0);
     let _ = lab.run(["tag", "app:1", "other"]).ok();
     let shown: Value = serde_json::from_str(&lab.run(["inspect", "app:1", &second]).ok().out).expect("JSON");
-    assert_eq!(shown[0]["digest"], first.as_str());
-    assert_eq!(shown[0]["tags"].as_array().map(Vec::len), Some(2));
-    assert_eq!(shown[0]["config"]["working_dir"], "/srv");
-    assert_eq!(shown[1]["digest"], second.as_str());
+    assert_eq!(shown[0]["Id"], first.as_str());
+    assert_eq!(shown[0]["RepoTags"].as_array().map(Vec::len), Some(2));
+    assert_eq!(shown[0]["Config"]["WorkingDir"], "/srv");
+    assert_eq!(shown[1]["Id"], second.as_str());
     lab.run(["inspect", "app:1", "nosuch"]).refused(2, "no image nosuch:latest");
 }
 

@@ -1,0 +1,197 @@
+//! `grus exec`: a command in the container of a running step.
+//!
+//! Only slurmstepd, as root, can join another step's namespaces. So this becomes the srun that does it: a new step of
+//! the same job, beside the running one.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use grus_core::refusal::{nearest, printable, Refusal};
+
+use crate::doctor::ask;
+use crate::failure::{reason, Failure};
+use crate::output;
+use crate::steps::{here, of_caller, Step};
+
+const EXAMPLES: &str = "\
+Examples:
+  grus exec -it 17.0 bash                 a shell in step 0 of job 17
+  grus exec 17.0 nvidia-smi
+  grus exec 17 ps aux                     the job's one running step
+  grus exec --node n2 17.0 cat /tmp/log   on another of its nodes
+  grus exec --dry-run 17.0 bash           show the srun command instead
+
+This runs 'srun --overlap --jobid=17 --container-name=17.0': the command is a
+step of the same job, within its resources, as you. 'grus ps' lists what can be
+joined.";
+
+/// How long Slurm is waited for, for the names of nodes.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Arguments of `grus exec`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Keep standard input open; it always is, so this is for fingers that know Docker
+    #[arg(long, short)]
+    interactive: bool,
+    /// Give the command a terminal
+    #[arg(long, short)]
+    tty: bool,
+    /// Set a variable for the command (repeatable)
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Start in this directory of the container
+    #[arg(long, short, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run on this node of the step [default: this node if the step is here, else its first]
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Print the srun command and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The step, or a job with a single running step
+    #[arg(value_name = "JOBID[.STEPID]")]
+    step: String,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let step = find(&self.step, of_caller()?)?;
+        let node = self.node(&step)?;
+        let job = step.id.split('.').next().unwrap_or_default();
+        let mut words = vec![
+            "srun".to_owned(),
+            "--overlap".into(),
+            format!("--jobid={job}"),
+            format!("--nodelist={node}"),
+            "--nodes=1".into(),
+            "--ntasks=1".into(),
+            format!("--container-name={}", step.id),
+        ];
+        words.extend(self.tty.then(|| "--pty".into()));
+        words.extend(self.workdir.iter().map(|dir| format!("--container-workdir={dir}")));
+        let mut variables = vec![];
+        for pair in &self.env {
+            variables.push(pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+                Refusal::user(format!("--env {} is no NAME=VALUE", printable(pair)))
+                    .hint("write --env NAME=VALUE")
+            })?);
+        }
+        words.extend(self.command.iter().cloned());
+        if self.dry_run {
+            let set = variables.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
+            let shown: Vec<String> = set.chain(words.iter().map(|word| quoted(word))).collect();
+            return output::print(&format!("{}\n", shown.join(" ")));
+        }
+        let error = Command::new(&words[0]).args(&words[1..]).envs(variables).exec();
+        Err(Failure::System {
+            what: format!("cannot run srun: {}", reason(&error)),
+            hint: Some("this needs Slurm's commands; add their directory to PATH".into()),
+        })
+    }
+
+    fn node(&self, step: &Step) -> Result<String, Failure> {
+        let names = match ask(Path::new("scontrol"), &["show", "hostnames", &step.nodes], "", LIMIT) {
+            Ok(said) if said.ok => said.out.lines().map(str::to_owned).collect(),
+            _ => vec![step.nodes.clone()],
+        };
+        let own = here().get(&step.id).map(|here| here.node.clone());
+        match &self.node {
+            None => Ok(own.filter(|own| names.contains(own)).unwrap_or_else(|| names[0].clone())),
+            Some(node) if names.contains(node) => Ok(node.clone()),
+            Some(node) => {
+                let what = format!("step {} is not on node {}", step.id, printable(node));
+                Err(Refusal::user(what).hint(format!("its nodes are {}", names.join(", "))).into())
+            }
+        }
+    }
+}
+
+/// The step that is meant, among the caller's own.
+fn find(text: &str, steps: Vec<Step>) -> Result<Step, Failure> {
+    let shown = printable(text);
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !text.split('.').all(number) || text.split('.').count() > 2 {
+        return Err(Refusal::user(format!("'{shown}' is no step"))
+            .hint("write JOBID.STEPID, such as 17.0; 'grus ps --all' lists yours")
+            .into());
+    }
+    let whole = text.contains('.');
+    let fits = |step: &&Step| match whole {
+        true => step.id == text,
+        false => step.id.split('.').next() == Some(text),
+    };
+    let found: Vec<&Step> = steps.iter().filter(fits).collect();
+    match found[..] {
+        [one] => Ok(one.clone()),
+        [] => {
+            let near = nearest(text, steps.iter().map(|step| step.id.as_str()));
+            let near = near.map_or(String::new(), |near| format!("did you mean {near}? "));
+            let what = match whole {
+                true => format!("no step {shown} of yours is running"),
+                false => format!("no step of a job {shown} of yours is running"),
+            };
+            Err(Refusal::user(what).hint(format!("{near}'grus ps --all' lists your steps")).into())
+        }
+        _ => {
+            let ids: Vec<&str> = found.iter().map(|step| step.id.as_str()).collect();
+            Err(Refusal::user(format!("job {shown} has several running steps: {}", ids.join(", ")))
+                .hint("name one of them")
+                .into())
+        }
+    }
+}
+
+/// A word as a shell needs it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(ids: &[&str]) -> Vec<Step> {
+        let step = |id: &&str| Step {
+            id: (*id).to_owned(),
+            name: "app".into(),
+            time: "0:01".into(),
+            nodes: "n1".into(),
+        };
+        ids.iter().map(step).collect()
+    }
+
+    #[test]
+    fn a_step_is_named_in_full_or_by_its_job() {
+        assert_eq!(find("17.1", steps(&["17.0", "17.1"])).expect("there").id, "17.1");
+        assert_eq!(find("18", steps(&["17.0", "18.2"])).expect("one").id, "18.2");
+        for (text, what) in [
+            ("17", "several running steps: 17.0, 17.1"),
+            ("17.2", "no step 17.2"),
+            ("19", "no step of a job 19"),
+            ("app", "'app' is no step"),
+            ("17.", "'17.' is no step"),
+            ("1.2.3", "is no step"),
+        ] {
+            let failure = find(text, steps(&["17.0", "17.1"])).expect_err(text);
+            assert!(failure.to_string().contains(what), "{failure}");
+            assert!(failure.hint().is_some());
+        }
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("a=b"), "a=b");
+        assert_eq!(quoted("it's a"), "'it'\\''s a'");
+    }
+}

@@ -1,0 +1,121 @@
+//! Owns what can be known of running steps and their containers: from Slurm, all steps of the caller; from /proc, the
+//! caller's own processes on this machine, their image and whether they are in a container.
+//!
+//! Which image a step on another node runs in, nobody tells an ordinary user; it is not guessed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use grus_core::refusal::{printable, Refusal};
+use grus_core::request::IMAGE_VARIABLE;
+
+use crate::failure::{reason, Failure};
+
+/// A step as Slurm lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// `JOBID.STEPID`.
+    pub id: String,
+    /// Its name, mostly the program's.
+    pub name: String,
+    /// How long it has been running, as Slurm writes it.
+    pub time: String,
+    /// Its nodes, as Slurm writes them.
+    pub nodes: String,
+}
+
+/// What a step is on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// The node's name.
+    pub node: String,
+    /// The image it asked for, `joined` for a step in another's container; None where it runs on the host.
+    pub image: Option<String>,
+    /// Its processes here.
+    pub processes: usize,
+}
+
+/// The caller's running steps, tasks of batch scripts and of `extern` steps left out.
+pub fn of_caller() -> Result<Vec<Step>, Failure> {
+    let mut command = Command::new("squeue");
+    command.args(["--me", "--steps", "--noheader", "--format=%i|%j|%M|%N"]).env("LC_ALL", "C");
+    let said = command.output().map_err(|e| {
+        let hint = "this needs Slurm's commands; add their directory to PATH";
+        Refusal::site(format!("cannot run squeue: {}", reason(&e))).hint(hint)
+    })?;
+    if !said.status.success() {
+        let why = String::from_utf8_lossy(&said.stderr);
+        let why = why.lines().last().unwrap_or("it ended without a word");
+        return Err(Failure::System {
+            what: format!("squeue failed: {}", printable(why)),
+            hint: Some("'grus doctor' checks Slurm".into()),
+        });
+    }
+    Ok(listed(&String::from_utf8_lossy(&said.stdout)))
+}
+
+fn listed(text: &str) -> Vec<Step> {
+    let step = |line: &str| {
+        let mut parts = line.split('|').map(|part| printable(part.trim()));
+        let step = Step { id: parts.next()?, name: parts.next()?, time: parts.next()?, nodes: parts.next()? };
+        // `17.batch`, `17.extern`, `17.interactive` have no container of their own.
+        let numbered = step.id.rsplit('.').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        numbered.then_some(step)
+    };
+    text.lines().filter_map(step).collect()
+}
+
+/// The caller's steps that have processes on this machine, by `JOBID.STEPID`.
+pub fn here() -> BTreeMap<String, Here> {
+    let (uid, own) = (nix::unistd::Uid::effective().as_raw(), namespace("self"));
+    let mut all: BTreeMap<String, Here> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.bytes().all(|b| b.is_ascii_digit()) || entry.metadata().map_or(true, |m| m.uid() != uid) {
+            continue;
+        }
+        // A process of the caller's: nobody else's environment can be read, and root's are no steps.
+        let Ok(environment) = fs::read(format!("/proc/{name}/environ")) else { continue };
+        let variables = variables(&environment);
+        let get = |name: &str| variables.get(name).cloned().unwrap_or_default();
+        let (job, step) = (get("SLURM_JOB_ID"), get("SLURM_STEP_ID"));
+        if job.is_empty() || step.is_empty() {
+            continue;
+        }
+        let contained = own.is_some() && namespace(&name).is_some_and(|other| Some(other) != own);
+        let here = all.entry(format!("{job}.{step}")).or_default();
+        here.processes += 1;
+        here.node = printable(&get("SLURMD_NODENAME"));
+        if contained && here.image.is_none() {
+            let image = printable(&get(IMAGE_VARIABLE));
+            here.image = Some(if image.is_empty() { "joined".into() } else { image });
+        }
+    }
+    all
+}
+
+fn variables(environment: &[u8]) -> BTreeMap<String, String> {
+    let pairs =
+        environment.split(|b| *b == 0).filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn namespace(pid: &str) -> Option<String> {
+    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok().map(|link| link.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_those_with_a_number() {
+        let steps = listed("17.0|app|1:02|n[1-2]\n17.batch|batch|2:00|n1\n18.3|a b|0:01|n2\nnonsense\n");
+        let ids: Vec<&str> = steps.iter().map(|step| step.id.as_str()).collect();
+        assert_eq!(ids, ["17.0", "18.3"]);
+        assert_eq!(steps[0].nodes, "n[1-2]");
+        assert!(listed("").is_empty());
+    }
+}
