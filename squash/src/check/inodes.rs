@@ -266,7 +266,7 @@ fn directory<B: Bytes + ?Sized>(
         (indexes, xattr) = (0, NO_XATTR);
     }
     // 3 stand for . and ..; the shortest listing is a header and a name of one byte.
-    let Some(size) = size.checked_sub(3).filter(|size| *size == 0 || *size >= 12 + 8 + 1) else {
+    let Some(size) = size.checked_sub(3).filter(|size| *size == 0 || *size > 12 + 8) else {
         return Err(Rule::DirectorySize.of(number, size.to_string()));
     };
     let mut index = vec![];
