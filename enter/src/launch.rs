@@ -65,6 +65,11 @@ impl<T: Fn(Phase, &[Pid])> Progress<T> {
         (self.tell)(phase, &self.servers.borrow());
     }
 
+    fn enter(&self, phase: Phase, clock: &mut Clock) {
+        self.at(phase);
+        clock.enter(phase);
+    }
+
     fn started(&self, phase: Phase, pid: Pid) {
         self.servers.borrow_mut().push(pid);
         self.at(phase);
@@ -119,8 +124,7 @@ fn on(
     progress: &Progress<impl Fn(Phase, &[Pid])>,
 ) -> Result<Container, Failure> {
     let Ground { root, how, meta, server, cache, .. } = ground;
-    progress.at(Phase::Plan);
-    clock.enter(Phase::Plan);
+    progress.enter(Phase::Plan, &mut clock);
     let sources = Sources::new(credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
     let tree = match &root {
@@ -142,8 +146,7 @@ fn on(
     let plan = decide(&launch, &tree, &sources)?;
     let started = |pid| progress.started(Phase::Own, pid);
     let maker = Maker::of(inputs, &sources, deadline, &started, server);
-    progress.at(Phase::Own);
-    clock.enter(Phase::Own);
+    progress.enter(Phase::Own, &mut clock);
     let own = maker.make_all(&plan)?;
     clock.enter(Phase::Volatile);
     let whole = plan.writable && matches!(root, Root::Image(_));
@@ -153,18 +156,14 @@ fn on(
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
     let others = own_namespaces(plan.namespaces)?;
-    let who = (inputs.uid, inputs.gid);
     let save = inputs.request.save.is_some();
-    let act = Act { plan: &plan, root, sources: &sources, own, user: who, volatile, save };
+    let act =
+        Act { plan: &plan, root, sources: &sources, own, user: (inputs.uid, inputs.gid), volatile, save };
     let (namespace, saved) = apply(act, &mut clock)?;
-    progress.at(Phase::Verify);
-    clock.enter(Phase::Verify);
+    progress.enter(Phase::Verify, &mut clock);
     let identity = Identity { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids };
     verify(&plan, &inputs.job.environment, Some(identity))?;
     let told = running::told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Verify)?;
-    let servers = maker.servers.into_inner();
-    let timings = clock.stop();
-    let seccomp = inputs.site.security.seccomp;
     Ok(Container {
         namespace,
         others,
@@ -173,10 +172,10 @@ fn on(
         plan,
         ruling,
         meta,
-        timings,
+        timings: clock.stop(),
         cache,
-        seccomp,
-        servers,
+        seccomp: inputs.site.security.seccomp,
+        servers: maker.servers.into_inner(),
         told,
     })
 }

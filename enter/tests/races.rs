@@ -33,8 +33,11 @@ const LAUNCHES: usize = 10_000;
 /// What must never be seen: no user but root can read it.
 const SECRET: &str = "of root's alone";
 
+/// Puts a name on the stage, and what it is turned with.
+type Stage = fn(&Lab, &Path) -> Race;
+
 /// Races: what is turned, between what the user may have and what not.
-const HOSTILE_RACES: &[(&str, fn(&Lab, &Path) -> Race)] = &[
+const HOSTILE_RACES: &[(&str, Stage)] = &[
     ("the image becomes a link to one of root's alone", |lab, dir| {
         Race::files(dir, "image", &lab.path("open.squashfs"), &lab.path("closed.squashfs"))
     }),

@@ -59,7 +59,6 @@ const HOSTILE_REQUESTS: &[(&str, &str, &str, &str)] = &[
         r#","mounts":[{"what":{"scratch":{"size":1073741824}},"destination":"/mnt/x"}]"#,
         "scratch",
     ),
-    ("the container of another's step", "USER", r#","name":"1.0""#, "1.0"),
     ("root's directory to start in", "USER", r#","workdir":"/root/x""#, "/root/x"),
 ];
 

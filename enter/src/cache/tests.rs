@@ -140,7 +140,7 @@ fn what_does_not_pass_is_not_for_the_kernel_and_not_tried_again() {
     // Remembered, even if the next one would let it pass.
     lab.verify("exit 0");
     lab.none(&image, "is no valid SquashFS image");
-    assert_eq!(lab.names("images"), [PathBuf::new(); 0]);
+    assert_eq!(lab.names("images"), Vec::<PathBuf>::new());
     // What cannot be told is no verdict.
     let image = lab.image("late", b'l', MIB);
     lab.verify("exit 2");
@@ -201,7 +201,7 @@ fn there_is_never_a_part_of_a_copy() {
     let over = Deadline::new(Instant::now(), Arc::new(AtomicBool::new(true)));
     let answer = copy_of(&file, &lab.site, UID, &over).expect("the site has a cache");
     assert!(matches!(answer, Answer::None(_)), "{answer:?}");
-    assert_eq!(lab.names("images"), [PathBuf::new(); 0]);
+    assert_eq!(lab.names("images"), Vec::<PathBuf>::new());
     let all = fs::read_dir(lab.dir.path().join("cache")).expect("a directory").count();
     assert_eq!(all, 3, "images, known, lock");
 }

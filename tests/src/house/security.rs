@@ -26,11 +26,13 @@ impl Cases {
         Ok(())
     }
 
-    /// Appends what is not as the page has it. Tests are named in the last cell of a table's row, in backticks.
+    /// Appends what is not as the page has it. A table whose last column is `tests` names them there, in backticks.
     pub fn faults(&self, page: &str, faults: &mut Vec<String>) {
-        for (number, line) in page.lines().enumerate().filter(|(_, line)| line.starts_with('|')) {
+        let mut named = false;
+        for (number, line) in page.lines().enumerate() {
             let cell = line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
-            for name in cell.split('`').skip(1).step_by(2) {
+            named = line.starts_with('|') && (named || cell.trim() == "tests");
+            for name in cell.split('`').skip(1).step_by(2).filter(|_| named) {
                 if !self.functions.contains(name) {
                     faults.push(format!("{PAGE}:{}: there is no test {name}", number + 1));
                 }
