@@ -5,7 +5,6 @@ mod figures;
 mod launch;
 mod mpi;
 mod pull;
-mod run;
 
 use std::process::ExitCode;
 
@@ -14,17 +13,12 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
         ["launch"] => launch::run(),
-        ["run"] => run::run(),
         ["mpi", ref options @ ..] => mpi::run(options),
         ["pull", ref options @ ..] => pull::run(options),
         // Processes of their own for one measurement of `launch`.
         ["join", image, uid, gid, home] => launch::join_once(image, uid, gid, home),
         ["first", ref words @ ..] => launch::first_once(words),
-        _ => Err(anyhow::anyhow!(
-            "usage: grus-bench launch\n       grus-bench run\n       {}\n       {}",
-            mpi::USAGE,
-            pull::USAGE
-        )),
+        _ => Err(anyhow::anyhow!("usage: grus-bench launch\n       {}\n       {}", mpi::USAGE, pull::USAGE)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
