@@ -1,6 +1,7 @@
 //! The node's devices in a plan: golden plans of each vendor's files (`core/tests/cdi`), what hooks would do, libraries
 //! that do not fit, and hostile files.
 
+use super::stack::{swap, swapped};
 use super::*;
 use crate::cdi::Source;
 use crate::ldcache::{self, Cache};
