@@ -24,8 +24,6 @@ mod options;
 mod plugin;
 mod pull;
 mod remapped;
-mod run;
-mod run_ranks;
 mod save;
 mod swap;
 mod tasks;
@@ -72,8 +70,6 @@ const AREAS: &[(&str, &[Test])] = &[
     ("ways", ways::TESTS),
     ("plugin", plugin::TESTS),
     ("pull", pull::TESTS),
-    ("run", run::TESTS),
-    ("run_ranks", run_ranks::TESTS),
     ("save", save::TESTS),
     ("client", client::TESTS),
     ("mpi", mpi::TESTS),
