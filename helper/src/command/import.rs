@@ -28,11 +28,11 @@ use crate::verify::digest_of_hash;
 
 const EXAMPLES: &str = "\
 Examples:
-  grus import app.tar app:1.0             a file of 'docker save' or 'podman save'
+  grus import app.tar app:1.0             a file of 'docker save' or Podman's
   docker save app:1.0 | grus import - app:1.0
   grus import ./layout app:1.0            an OCI layout of buildah or skopeo
   grus import rootfs.tar.zst debian:mine  a root file system, tar or directory
-  grus import --digest sha256:9f86d0... https://s3.example.org/app.squashfs app:1
+  grus import --digest sha256:9f86d0... https://s3.example.org/a.squashfs app:1
   grus import --platform linux/arm64 app.tar app:1.0";
 
 /// Arguments of `grus import`.

@@ -29,7 +29,7 @@ Examples:
   grus pull ubuntu:24.04
   grus pull nvcr.io/nvidia/pytorch:25.09-py3
   grus pull nvcr.io/nvidia/pytorch:25.09-py3 torch    kept as torch:latest
-  grus pull --platform linux/arm64 ubuntu:24.04       for nodes of other machines
+  grus pull --platform linux/arm64 ubuntu:24.04       for other machines
   grus pull --login registry.example.org/private/app  asks for an account
   grus pull oci-archive:app.tar app:1.0               an import by another name
 
