@@ -24,7 +24,7 @@ pub fn check(conf: &Path, plugstack: &Path) -> Check {
     let all = daemons();
     let ours = |daemon: &&Daemon| {
         daemon.conf.as_deref().is_some_and(|other| match other {
-            "" => !std::env::var_os("SLURM_CONF").is_some_and(|own| !own.is_empty()),
+            "" => std::env::var_os("SLURM_CONF").is_none_or(|own| own.is_empty()),
             other => Path::new(other) == conf,
         })
     };

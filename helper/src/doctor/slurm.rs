@@ -45,7 +45,7 @@ fn version(said: Result<Answer, Silence>) -> Check {
     };
     let mut numbers = said.split([' ', '.', '-']).filter_map(|word| word.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
-        (Some(year), Some(month)) if (RELEASES[0]..=RELEASES[1]).contains(&&(year, month)) => {
+        (Some(year), Some(month)) if (RELEASES[0]..=RELEASES[1]).contains(&(year, month)) => {
             Check::ok(name, said)
         }
         _ => Check::warning(name, format!("{said}: the plugin is made for 21.08 to 26.05"))

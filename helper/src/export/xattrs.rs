@@ -33,8 +33,11 @@ struct Table {
     ids: u32,
     blocks: u64,
     compressor: Option<Compressor>,
-    kept: RefCell<HashMap<u64, Rc<(Vec<u8>, u64)>>>,
+    kept: RefCell<HashMap<u64, Unpacked>>,
 }
+
+/// A block of metadata, unpacked, and where the next one is.
+type Unpacked = Rc<(Vec<u8>, u64)>;
 
 impl Xattrs {
     /// Of the image whose superblock says that the table is at `at`.
@@ -100,7 +103,7 @@ impl Table {
     }
 
     /// A block of metadata, unpacked, and where the next one is.
-    fn block(&self, at: u64) -> io::Result<Rc<(Vec<u8>, u64)>> {
+    fn block(&self, at: u64) -> io::Result<Unpacked> {
         if let Some(block) = self.kept.borrow().get(&at) {
             return Ok(block.clone());
         }
@@ -118,7 +121,7 @@ impl Table {
         } else {
             let how = self.compressor.ok_or_else(damaged)?;
             let mut out = Vec::with_capacity(BLOCK);
-            DefaultCompressor.decompress(&packed, &mut out, how.into()).map_err(|_| damaged())?;
+            DefaultCompressor.decompress(&packed, &mut out, how).map_err(|_| damaged())?;
             out
         };
         let block = Rc::new((bytes, at + 2 + length as u64));
