@@ -50,13 +50,22 @@ impl Image {
     /// How it is to be mounted (D6): by the kernel if root alone can have written it, else as the site says. Where that
     /// is the kernel too, it is looked at first.
     pub fn how(&self, path: &Path, site: &Site, owner: &Owner<'_>) -> Result<How, Failure> {
-        let why = why_not_kernels(&self.file, path, &site.repository.system).during(Phase::Image)?;
-        let Some(why) = why else { return Ok(How::Kernel) };
-        match site.security.user_images {
-            UserImages::Fuse => Ok(How::Fuse),
-            UserImages::Kernel => {
-                validated::check(&self.file, path, site, owner, validated::TIME).map(|()| How::Kernel)
+        match self.admitted(path, site)? {
+            None => Ok(How::Kernel),
+            Some(UserImages::Kernel) => {
+                validated::check(&self.file, path, site, owner.identity, validated::TIME).map(|()| How::Kernel)
             }
+            Some(UserImages::Fuse | UserImages::Refuse) => Ok(How::Fuse),
+        }
+    }
+
+    /// What the site says of it if a user can have written it; None: root alone can. Refused where the site has none but
+    /// its own.
+    pub fn admitted(&self, path: &Path, site: &Site) -> Result<Option<UserImages>, Failure> {
+        let why = why_not_kernels(&self.file, path, &site.repository.system).during(Phase::Image)?;
+        let Some(why) = why else { return Ok(None) };
+        match site.security.user_images {
+            policy @ (UserImages::Fuse | UserImages::Kernel) => Ok(Some(policy)),
             UserImages::Refuse => {
                 let name = printable(&path.to_string_lossy());
                 Err(Refusal::user(format!(

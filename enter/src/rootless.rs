@@ -14,9 +14,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Instant;
 
-use grus_core::environment;
+use grus_core::environment::{self, OfDevices};
 use grus_core::image::ImageMeta;
-use grus_core::plan::{decide, How, Launch, LaunchPlan, Op};
+use grus_core::plan::{decide, wants_devices, How, Launch, LaunchPlan, Op};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{set_no_new_privs, UnshareFlags};
@@ -25,12 +25,13 @@ use sha2::Digest as _;
 use self::shared::{turn, Told, Turn};
 use crate::apply::{apply, Act, Root};
 use crate::builder::Inputs;
+use crate::cdi;
 use crate::call::{clone_tree, open, open_own, Broken, Called, During};
 use crate::container::Timings;
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failed, Failure, Phase};
-use crate::fake::filter;
+use crate::filter::faked;
 use crate::fuse::{self, Owner};
 use crate::image::Image;
 use crate::loopdev::IMAGE;
@@ -82,7 +83,7 @@ pub fn enter<E: From<Failure>>(
     let path = inputs.image.as_path();
     let image = Image::open(path)?;
     // What the site says of users' images holds here, too; a kernel mounts none for a user.
-    image.how(path, &inputs.site)?;
+    image.admitted(path, &inputs.site)?;
     let meta = repository::meta_beside(path).map_err(Failure::from)?;
     clock.enter(Phase::Join);
     let (lead, alone) = match own.launch.map(|launch| turn(&key(inputs, launch), inputs.uid)) {
@@ -110,7 +111,8 @@ pub fn enter<E: From<Failure>>(
     let ground = Ground { mount, how, meta: meta.as_ref() };
     let mut plan = act(inputs, &task, own.hostname, ground, &mut clock).map_err(as_user)?;
     plan.warnings.extend(alone);
-    let held = lead.map(|lead| lead.done(&plan)).transpose().during(Phase::Join);
+    let plain = plan.modules.is_empty() && plan.devices.is_empty();
+    let held = lead.filter(|_| plain).map(|lead| lead.done(&plan)).transpose().during(Phase::Join);
     Ok(Inside { plan, meta, timings: clock.stop(), held: held? })
 }
 
@@ -130,7 +132,9 @@ fn joined(inputs: &Inputs, told: Told, meta: Option<&ImageMeta>) -> Result<Launc
     let config = meta.map(|meta| meta.config.clone()).unwrap_or_default();
     let swap = inputs.request.ruling.as_ref().map(|ruling| &ruling.swap);
     let job = &inputs.job.environment;
-    let environment = environment::decide(&config, swap, &inputs.site.environment, job, &inputs.request.env);
+    // A container with modules or devices, which bring variables of their own, is not shared.
+    let (devices, rules) = (OfDevices::default(), &inputs.site.environment);
+    let environment = environment::decide(&config, swap, &devices, rules, job, &inputs.request.env);
     Ok(LaunchPlan {
         image: inputs.image.clone(),
         how: How::Fuse,
@@ -144,6 +148,8 @@ fn joined(inputs: &Inputs, told: Told, meta: Option<&ImageMeta>) -> Result<Launc
         entrypoint: told.entrypoint,
         stack: None,
         check: None,
+        modules: vec![],
+        devices: vec![],
         warnings: vec![],
     })
 }
@@ -176,6 +182,8 @@ fn act(
     let sources = Sources::new(&credentials);
     let config = ground.meta.map(|meta| meta.config.clone()).unwrap_or_default();
     let tree = Tree::new(&ground.mount);
+    let wanted = wants_devices(&inputs.request, &inputs.site, &inputs.job.environment);
+    let devices = wanted.then(|| cdi::load(&inputs.site.cdi.dirs()));
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -184,6 +192,7 @@ fn act(
         site: &inputs.site,
         job: &inputs.job,
         swap: inputs.request.ruling.as_ref().map(|ruling| &ruling.swap),
+        devices: devices.as_ref(),
     };
     let mut plan = decide(&launch, &tree, &sources)?;
     plan.warnings.extend(in_memory(&plan));
@@ -230,7 +239,7 @@ fn become_user(inputs: &Inputs, task: &OwnedFd, remap_root: bool) -> Result<(), 
 fn no_more_rights(remap_root: bool) -> Result<(), Failure> {
     set_no_new_privs(true).map_err(|e| Broken::new("prctl(PR_SET_NO_NEW_PRIVS)", e)).during(Phase::Join)?;
     match remap_root {
-        true => filter_calls(&mut filter()).during(Phase::Join),
+        true => filter_calls(&mut faked()).during(Phase::Join),
         false => Ok(()),
     }
 }

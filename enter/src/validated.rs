@@ -20,8 +20,7 @@ use rustix::process::{kill_process, Resource, Signal};
 
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::fuse::Owner;
-use crate::program::{cstr, said, Named, Program};
+use crate::program::{cstr, said, Identity, Named, Program};
 use crate::sys::{spawn_confined, wait};
 
 /// How long it may take. Some 2 million inodes take a second or two, from a disk that is not slow.
@@ -33,12 +32,12 @@ const LIMITS: &[(Resource, u64)] = &[(Resource::Cpu, 60), (Resource::As, 4 << 30
 /// The exit status for an image that is at fault (grus(1)).
 const BROKEN: i32 = 65;
 
-/// Refuses an image that is not sound; any other failure is of the look at it. The program runs as `owner`.
+/// Refuses an image that is not sound; any other failure is of the look at it. The program runs as `identity`.
 pub(crate) fn check(
     image: &OwnedFd,
     path: &Path,
     site: &Site,
-    owner: &Owner<'_>,
+    identity: Option<Identity<'_>>,
     time: Duration,
 ) -> Result<(), Failure> {
     let (key, package, phase) = ("pull.command", "grus", Phase::Image);
@@ -54,9 +53,7 @@ pub(crate) fn check(
         environment: &[],
         descriptors: &[image.as_fd(), null.as_fd(), end.as_fd()],
         limits: LIMITS,
-        uid: owner.uid,
-        gid: owner.gid,
-        gids: owner.gids,
+        identity,
     })
     .during(phase)?;
     drop(end);

@@ -25,7 +25,7 @@ use sha2::Digest as _;
 use crate::call::{open_own, proc_path, shown, stat, Broken, Called};
 use crate::deadline::Deadline;
 use crate::failure::{reason, Failure};
-use crate::fuse::Owner;
+use crate::program::Identity;
 use crate::trust::{is_on_fuse, is_regular, why_not_kernels};
 use crate::validated;
 
@@ -243,8 +243,8 @@ impl<'a> Cache<'a> {
     /// Whether a kernel parser may meet the copy: hostile bytes are hostile under any name. `grus verify` reads it in a
     /// process that has no rights at all, so that the user cannot reach it, and what it parses cannot reach slurmstepd.
     fn check(&self, copy: &OwnedFd) -> Result<(), Failure> {
-        let nobody = Owner { uid: NOBODY, gid: NOBODY, gids: &[] };
-        validated::check(copy, Path::new("of the user's"), self.site, &nobody, TIME)
+        let nobody = Identity { uid: NOBODY, gid: NOBODY, gids: &[] };
+        validated::check(copy, Path::new("of the user's"), self.site, Some(nobody), TIME)
     }
 
     /// Notes why this one is not for the cache, so that it is not copied at each launch.

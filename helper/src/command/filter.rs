@@ -3,7 +3,6 @@
 use grus_core::reference::Reference;
 use grus_core::refusal::{nearest, printable, Refusal};
 
-use super::images::familiar;
 use super::name::{meant, Meant};
 use crate::failure::Failure;
 use crate::output;
@@ -79,7 +78,7 @@ fn fits(row: &Row, key: &str, value: &str) -> bool {
 
 /// The pattern is of the name, or of name and tag, as a user types it or in full.
 fn named(reference: &Reference, pattern: &str) -> bool {
-    let names = [familiar(reference), reference.familiar(), reference.name(), reference.to_string()];
+    let names = [reference.familiar_name(), reference.familiar(), reference.name(), reference.to_string()];
     names.iter().any(|name| fits_pattern(pattern.as_bytes(), name.as_bytes()))
 }
 

@@ -149,6 +149,28 @@ fn matches(reference: &Reference, wanted: &Reference, tagged: bool) -> bool {
     reference.name() == wanted.name() && (!tagged || reference.tag == wanted.tag)
 }
 
+fn item(row: &Row, path: String, now: u64) -> Item {
+    let none = || "<none>".to_owned();
+    let created = row.meta.as_ref().and_then(|m| m.created.as_deref());
+    Item {
+        repository: row.reference.as_ref().map_or_else(none, Reference::familiar_name),
+        tag: row.reference.as_ref().and_then(|r| r.tag.clone()).unwrap_or_else(none),
+        reference: row.reference.as_ref().map_or_else(String::new, Reference::familiar),
+        digest: row.digest.to_string(),
+        id: row.digest.short().to_owned(),
+        created_since: created
+            .map(|at| output::ago(at, now).unwrap_or_else(|| printable(at)))
+            .unwrap_or_default(),
+        created_at: created.map(printable).unwrap_or_default(),
+        size: row.meta.as_ref().map_or("missing".into(), |m| output::bytes(m.size)),
+        bytes: row.meta.as_ref().map_or(0, |m| m.size),
+        unpacked_size: row.meta.as_ref().map_or(String::new(), |m| output::bytes(m.unpacked_size)),
+        server: row.reference.as_ref().map_or("-".into(), |r| r.registry.clone()),
+        platform: row.platform.to_string(),
+        path,
+    }
+}
+
 fn shown(row: &Row, path: String) -> Shown<'_> {
     Shown {
         reference: row.reference.as_ref().map(Reference::to_string),
