@@ -204,9 +204,7 @@ pub const KEYS: &[Key] = &[
         name: "security.user-images",
         default: "\"fuse\"",
         text: "How images that a user can write are mounted: \"fuse\" by squashfuse_ll as that user, \"kernel\" by \
-               the kernel's SquashFS (the site then trusts its users with a kernel parser; the file is checked first by \
-               pull.command, which root alone must be able to write, and a user can change it afterwards), \
-               \"refuse\" not at all.",
+               the kernel's SquashFS (the site then trusts its users with a kernel parser), \"refuse\" not at all.",
     },
     Key {
         name: "security.squashfuse",

@@ -12,9 +12,7 @@ use rustix::io::Errno;
 
 use crate::call::{open, stat, Broken, Called, During};
 use crate::failure::{reason, Failure, Phase};
-use crate::fuse::Owner;
 use crate::trust::{is_regular, why_not_roots};
-use crate::validated;
 
 /// Length of the SquashFS 4.0 superblock that is looked at.
 const SUPERBLOCK: usize = 96;
@@ -47,13 +45,12 @@ impl Image {
         Ok(Self { file })
     }
 
-    /// How it is to be mounted (D6): by the kernel if root alone can have written it, else as the site says. Where that
-    /// is the kernel too, it is looked at first.
-    pub fn how(&self, path: &Path, site: &Site, owner: &Owner<'_>) -> Result<How, Failure> {
+    /// How it is to be mounted (D6): by the kernel if root alone can have written it, else as the site says.
+    pub fn how(&self, path: &Path, site: &Site) -> Result<How, Failure> {
         let Some(why) = why_not_roots(&self.file, path).during(Phase::Image)? else { return Ok(How::Kernel) };
         match site.security.user_images {
             UserImages::Fuse => Ok(How::Fuse),
-            UserImages::Kernel => validated::check(&self.file, path, site, owner).map(|()| How::Kernel),
+            UserImages::Kernel => Ok(How::Kernel),
             UserImages::Refuse => {
                 let name = printable(&path.to_string_lossy());
                 Err(Refusal::user(format!(

@@ -177,7 +177,7 @@ fn image(
     progress.at(Phase::Image);
     clock.enter(Phase::Image);
     let (path, image, meta) = open(inputs, credentials)?;
-    let how = image.how(path.as_path(), &inputs.site, &fuse::Owner::of(inputs))?;
+    let how = image.how(path.as_path(), &inputs.site)?;
     progress.at(Phase::Mount);
     clock.enter(Phase::Mount);
     let pid = std::cell::Cell::new(None);

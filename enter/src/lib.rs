@@ -46,7 +46,6 @@ mod sys;
 mod timing;
 mod trust;
 mod upper;
-mod validated;
 mod verify;
 mod volatile;
 

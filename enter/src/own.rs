@@ -123,7 +123,7 @@ impl Maker<'_> {
     fn squashfs(&self, source: &AbsPath, opener: Opener, noexec: bool) -> Result<OwnedFd, Failure> {
         let path = source.as_path();
         let image = Image::of(self.sources.readable(source, opener), path)?;
-        let mount = match image.how(path, self.site, &self.owner)? {
+        let mount = match image.how(path, self.site)? {
             How::Kernel => loopdev::mount(&image.file, path).during(Phase::Own)?,
             How::Fuse => {
                 let program = &self.site.security.squashfuse;

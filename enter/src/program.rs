@@ -5,12 +5,10 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use grus_core::path::AbsPath;
 use grus_core::refusal::printable;
 use grus_core::Refusal;
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Resource;
@@ -18,9 +16,6 @@ use rustix::process::Resource;
 use crate::call::{open, shown, stat, During};
 use crate::failure::{reason, Failure, Phase};
 use crate::trust::{is_regular, path_of, why_not_roots};
-
-/// How much of what a program says is read, in bytes.
-const MAX_OUTPUT: usize = 1 << 20;
 
 /// A program, and what is to be said where it cannot be run.
 #[derive(Debug)]
@@ -85,35 +80,6 @@ pub(crate) fn last_words(messages: OwnedFd) -> Option<String> {
     let text = String::from_utf8_lossy(&text);
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
     last.map(|line| printable(line.trim()))
-}
-
-/// Everything that a program says until it closes this pipe, which does not block; an error where that takes too long
-/// or is too much.
-pub(crate) fn said(output: OwnedFd, time: Duration) -> Result<Vec<u8>, String> {
-    let end = Instant::now() + time;
-    let mut file = File::from(output);
-    let mut bytes = vec![];
-    let mut part = [0; 16 << 10];
-    loop {
-        match file.read(&mut part) {
-            Ok(0) => return Ok(bytes),
-            Ok(more) if bytes.len() + more > MAX_OUTPUT => return Err("it says more than 1 MiB".into()),
-            Ok(more) => bytes.extend_from_slice(&part[..more]),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(format!("it does not end within {} s", time.as_secs()));
-                }
-                let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-                match poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&wait)) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(e) => return Err(format!("poll: {e}")),
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.to_string()),
-        }
-    }
 }
 
 /// A program to run as a user, with nothing of the caller's but what is named here.

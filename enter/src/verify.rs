@@ -6,25 +6,31 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use grus_core::plan::LaunchPlan;
 use grus_core::refusal::printable;
 use grus_core::swap::{judge_trace, Check, TRACE_ENVIRONMENT};
 use grus_core::Refusal;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{fcntl_setfl, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{kill_process, Resource, Signal};
 
 use crate::builder::Inputs;
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{said, Program};
+use crate::program::Program;
 use crate::sys::{spawn_confined, wait};
 
 /// How long the loader may take. A cold file system behind the image is the slow part.
 const TIME: Duration = Duration::from_secs(20);
+
+/// How much of what it says is read, in bytes.
+const MAX_OUTPUT: usize = 1 << 20;
 
 /// Processor seconds, address space, no core file; ld.so itself is one process.
 const LIMITS: &[(Resource, u64)] = &[(Resource::Cpu, 10), (Resource::As, 16 << 30), (Resource::Core, 0)];
@@ -64,7 +70,7 @@ fn trace(check: &Check, plan: &LaunchPlan, inputs: &Inputs) -> Result<String, Fa
     };
     let pid = spawn_confined(&program).during(Phase::Verify)?;
     drop(end);
-    let said = said(output, TIME);
+    let said = read(output, Instant::now() + TIME);
     // At the end of its output it has told everything; else it has had its time.
     let _ = kill_process(pid, Signal::KILL);
     wait(pid);
@@ -92,6 +98,33 @@ fn environment(plan: &LaunchPlan, job: &BTreeMap<String, String>) -> Vec<CString
         .map(|(name, value)| cstring(&format!("{name}={value}")))
         .chain(told.clone().map(|(name, value)| cstring(&format!("{name}={value}"))))
         .collect()
+}
+
+/// Everything until the other end is closed; an error where that takes too long or is too much.
+fn read(output: OwnedFd, end: Instant) -> Result<Vec<u8>, String> {
+    let mut file = std::fs::File::from(output);
+    let mut bytes = vec![];
+    let mut part = [0; 16 << 10];
+    loop {
+        match file.read(&mut part) {
+            Ok(0) => return Ok(bytes),
+            Ok(more) if bytes.len() + more > MAX_OUTPUT => return Err("it says more than 1 MiB".into()),
+            Ok(more) => bytes.extend_from_slice(&part[..more]),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(format!("it does not end within {} s", TIME.as_secs()));
+                }
+                let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+                match poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&wait)) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(e) => return Err(format!("poll: {e}")),
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.to_string()),
+        }
+    }
 }
 
 /// Paths and variables of a plan have no NUL; one that had would be cut there.

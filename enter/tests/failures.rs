@@ -98,37 +98,9 @@ fn a_site_can_refuse_or_trust_users_images() {
         err.contains("owned by user id 54321, not by root") && err.contains("hint: ask the administrator"),
         "{err}"
     );
-    // Grus looks at it before the kernel does.
-    let kernel = format!("pull.command='{}'\nsecurity.user-images='kernel'", grus().display());
-    let running = Contain::new(&image).site(&kernel).start("read x");
+    let running = Contain::new(&image).site("security.user-images='kernel'").start("read x");
     assert_eq!(loops(&lab).len(), 1);
     running.kill();
-    eventually("the loop device is gone", || loops(&lab).is_empty());
-    let broken = image.with_file_name("broken.squashfs");
-    let mut bytes = fs::read(&image).expect("lab");
-    let owners =
-        usize::try_from(u64::from_le_bytes(bytes[48..56].try_into().expect("8 bytes"))).expect("small");
-    bytes[owners] ^= 1;
-    fs::write(&broken, bytes).and_then(|()| chown(&broken, Some(UID), Some(UID))).expect("lab");
-    let err = Contain::new(&broken).site(&kernel).sh("true").refused();
-    assert!(err.contains("broken.squashfs is no valid SquashFS image: "), "{err}");
-    assert!(err.contains("hint: pull, import or copy it again"), "{err}");
-    assert_eq!(loops(&lab).len(), 0, "the kernel never saw it");
-    // Without a grus that answers there is no image.
-    let none = "pull.command='/nowhere/grus'\nsecurity.user-images='kernel'";
-    let err = Contain::new(&image).site(none).sh("true").refused();
-    assert!(err.contains("/nowhere/grus is not installed on this node"), "{err}");
-    let other = "pull.command='/bin/false'\nsecurity.user-images='kernel'";
-    let err = Contain::new(&image).site(other).sh("true").refused();
-    assert!(err.contains("ended without a word") && err.contains("pull.command"), "{err}");
-}
-
-/// The program beside this test.
-fn grus() -> PathBuf {
-    let test = std::env::current_exe().expect("its path");
-    let grus = test.ancestors().nth(2).expect("target/PROFILE/deps").join("grus");
-    assert!(grus.exists(), "{} is missing: cargo build --release -p grus", grus.display());
-    grus
 }
 
 #[test]
