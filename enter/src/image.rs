@@ -53,7 +53,8 @@ impl Image {
         match self.admitted(path, site)? {
             None => Ok(How::Kernel),
             Some(UserImages::Kernel) => {
-                validated::check(&self.file, path, site, owner.identity, validated::TIME).map(|()| How::Kernel)
+                validated::check(&self.file, path, site, owner.identity, validated::TIME)
+                    .map(|()| How::Kernel)
             }
             Some(UserImages::Fuse | UserImages::Refuse) => Ok(How::Fuse),
         }
