@@ -143,7 +143,7 @@ fn build() -> Result<PathBuf> {
     let profile = test.ancestors().nth(2).context("a test lies in a target directory")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // The whole workspace: for two of its crates alone cargo would choose other features and build all anew.
-    cargo.args(["build", "--quiet", "--locked", "--workspace"]);
+    cargo.args(["build", "--quiet", "--locked", "--workspace", "--all-targets"]);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
