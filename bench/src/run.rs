@@ -93,8 +93,7 @@ fn ways(cluster: &Cluster, reference: &str) -> Result<Vec<Way>> {
         |name, command: Box<dyn Fn() -> Cmd>| ways.push(Way { name, command, took: Samples::default() });
     let account = cluster.account().clone();
     let (program, site, work) = (cluster.grus_program(), cluster.site_file(), cluster.work_dir());
-    let (image, user) = (reference.to_owned(), account.clone());
-    let dir = work.clone();
+    let (image, user, dir) = (reference.to_owned(), account.clone(), work.clone());
     add(
         "grus run",
         Box::new(move || {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use grus_core::cdi::{Registry, Source, MAX_SPEC};
 use grus_core::path::AbsPath;
+use grus_core::plan::wants_devices;
 use rustix::fs::OFlags;
 
+use crate::builder::Inputs;
 use crate::call::open;
 use crate::failure::reason;
 use crate::read::{contents, Small};
@@ -15,6 +17,12 @@ use crate::trust::why_not_roots;
 
 /// Most files in a directory.
 const MAX_FILES: usize = 256;
+
+/// The node's devices, where the launch must know them.
+pub(crate) fn wanted(inputs: &Inputs) -> Option<Registry> {
+    let wanted = wants_devices(&inputs.request, &inputs.site, &inputs.job.environment);
+    wanted.then(|| load(&inputs.site.cdi.dirs()))
+}
 
 /// Reads all files of these directories, the later ones with precedence. A missing directory has none.
 pub fn load(dirs: &[AbsPath]) -> Registry {

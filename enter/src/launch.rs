@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use grus_core::image::ImageMeta;
 use grus_core::name::Name;
 use grus_core::path::AbsPath;
-use grus_core::plan::{decide, wants_devices, How, Launch, Op, Opener};
+use grus_core::plan::{decide, How, Launch, LaunchPlan, Op, Opener};
 use grus_core::refusal::printable;
 use grus_core::request::Image as Asked;
 use rustix::process::Pid;
@@ -24,7 +24,6 @@ use crate::kept::Keeper;
 use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::node_ruling::ruling;
 use crate::own::Maker;
-use crate::program::Identity;
 use crate::rootfs::Tree;
 use crate::sources::Sources;
 use crate::storage::Storage;
@@ -131,8 +130,7 @@ fn on(
         Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
     };
     let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
-    let wanted = wants_devices(&inputs.request, &inputs.site, &inputs.job.environment);
-    let devices = wanted.then(|| cdi::load(&inputs.site.cdi.dirs()));
+    let devices = cdi::wanted(inputs);
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -149,9 +147,7 @@ fn on(
     progress.enter(Phase::Own, &mut clock);
     let own = maker.make_all(&plan)?;
     clock.enter(Phase::Volatile);
-    let whole = plan.writable && matches!(root, Root::Image(_));
-    let any = whole || plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
-    let volatile = volatile(inputs, any, deadline)?;
+    let volatile = volatile(inputs, &plan, &root, deadline)?;
     progress.at(Phase::Rootfs);
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
@@ -161,8 +157,7 @@ fn on(
         Act { plan: &plan, root, sources: &sources, own, user: (inputs.uid, inputs.gid), volatile, save };
     let (namespace, saved) = apply(act, &mut clock)?;
     progress.enter(Phase::Verify, &mut clock);
-    let identity = Identity { uid: inputs.uid, gid: inputs.gid, gids: &inputs.gids };
-    verify(&plan, &inputs.job.environment, Some(identity))?;
+    verify(&plan, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
     let told = running::told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Verify)?;
     Ok(Container {
         namespace,
@@ -181,7 +176,14 @@ fn on(
 }
 
 /// How directories are made writable for this user, with a storage if there are any.
-fn volatile(inputs: &Inputs, any: bool, deadline: &Deadline) -> Result<Volatile, Failure> {
+fn volatile(
+    inputs: &Inputs,
+    plan: &LaunchPlan,
+    root: &Root,
+    deadline: &Deadline,
+) -> Result<Volatile, Failure> {
+    let whole = plan.writable && matches!(root, Root::Image(_));
+    let any = whole || plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
     let storage = any.then(|| Storage::new(&inputs.site, deadline)).transpose()?;
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };

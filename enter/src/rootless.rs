@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use grus_core::environment::{self, OfDevices};
 use grus_core::image::ImageMeta;
-use grus_core::plan::{decide, wants_devices, How, Launch, LaunchPlan, Op};
+use grus_core::plan::{decide, How, Launch, LaunchPlan, Op};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{set_no_new_privs, UnshareFlags};
@@ -182,8 +182,7 @@ fn act(
     let sources = Sources::new(&credentials);
     let config = ground.meta.map(|meta| meta.config.clone()).unwrap_or_default();
     let tree = Tree::new(&ground.mount);
-    let wanted = wants_devices(&inputs.request, &inputs.site, &inputs.job.environment);
-    let devices = wanted.then(|| cdi::load(&inputs.site.cdi.dirs()));
+    let devices = cdi::wanted(inputs);
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,

@@ -318,7 +318,7 @@ fn names_and_places_lead_nowhere_else(lab: &Lab) {
     let request = format!("{{\"image\":{{\"file\":\"{0}\"}},\"resolved\":{{\"path\":\"{0}\",\"digest\":null}},\"name\":\"../../x\"}}", lab.system_file("busybox").display());
     let script = format!("#!/bin/sh\nSLURM_SPANK_GRUS_REQUEST='{request}' srun -n1 true; exit 0\n");
     let end = lab.sbatch(&["-N1"], &script).wait(LIMIT).completed();
-    let _ = end.output_has("a name has 1 to 64 letters");
+    let _ = end.output_has("does not hold container options");
     // A directory that a user can write is no place to keep anything.
     let theirs = lab.fresh_dir("theirs");
     let drop_in = lab.dir().join("etc/grus.d");

@@ -59,6 +59,8 @@ const ROWS: &[Row] = &[
     row("container-unshare=net,uts", "grep -c : /proc/net/dev", "1"),
     row("container-slurm", "squeue --noheader --job=$SLURM_JOB_ID --format=%u", "USER"),
     row("no-container-slurm", "type squeue >/dev/null 2>&1 || echo none", "none"),
+    row("container-gpu=none", "echo no driver", "no driver"),
+    row("container-device=/dev/null", "test -c /dev/null && echo there", "there"),
     row("container-pull=never", "echo here", "here"),
     row("container-batch", "echo step", "step"),
     row("container-mpi=image", "echo own", "own"),
