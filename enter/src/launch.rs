@@ -147,7 +147,7 @@ fn on(
     progress.enter(Phase::Own, &mut clock);
     let own = maker.make_all(&plan)?;
     clock.enter(Phase::Volatile);
-    let volatile = volatile(inputs, &plan, &root, deadline)?;
+    let volatile = volatile(inputs, changes(&plan, &root), deadline)?;
     progress.at(Phase::Rootfs);
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
@@ -175,15 +175,14 @@ fn on(
     })
 }
 
-/// How directories are made writable for this user, with a storage if there are any.
-fn volatile(
-    inputs: &Inputs,
-    plan: &LaunchPlan,
-    root: &Root,
-    deadline: &Deadline,
-) -> Result<Volatile, Failure> {
+/// Whether the plan makes something of the image writable; a root that is kept is so already.
+fn changes(plan: &LaunchPlan, root: &Root) -> bool {
     let whole = plan.writable && matches!(root, Root::Image(_));
-    let any = whole || plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }));
+    whole || plan.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }))
+}
+
+/// How directories are made writable for this user, with a storage if there are any.
+fn volatile(inputs: &Inputs, any: bool, deadline: &Deadline) -> Result<Volatile, Failure> {
     let storage = any.then(|| Storage::new(&inputs.site, deadline)).transpose()?;
     let gids = std::iter::once(inputs.gid).chain(inputs.gids.iter().copied()).collect();
     let who = Admitted { uid: inputs.uid, gids, deadline: deadline.clone() };

@@ -78,7 +78,7 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         skeleton: vec![],
         mounts: vec![],
         environment: running.edits(),
-        workdir: running.workdir,
+        workdir: inputs.request.workdir.clone().or(running.workdir),
         remap_root: false,
         namespaces: Unshare::default(),
         entrypoint: vec![],

@@ -214,7 +214,8 @@ pub const TABLE: &[Spec] = &[
                that gives the name makes it of --container-image; later ones, also while it is in use, take it as \
                it is, each with its own mounts. 'create' refuses a name that is taken, 'exec' one that is not; \
                'no_exec' is the same as 'auto', the default. JOBID.STEPID is the container of a step of your own \
-               that runs on the same node: it is joined as it is, and other options have no effect on it.",
+               that runs on the same node: it is joined as it is, and of other options --container-workdir alone has \
+               an effect.",
     },
     Spec {
         opt: Opt::Save,

@@ -287,7 +287,7 @@ impl Request {
             (self.mount_home == Some(false), Opt::NoMountHome),
             (self.mount_workdir == Some(true), Opt::MountWorkdir),
             (self.mount_workdir == Some(false), Opt::NoMountWorkdir),
-            (self.workdir.is_some(), Opt::Workdir),
+            (!self.joins() && self.workdir.is_some(), Opt::Workdir),
             (!self.env.is_empty(), Opt::Env),
             (self.writable == Some(true), Opt::Writable),
             (self.joins() && self.writable == Some(false), Opt::Readonly),
