@@ -30,17 +30,18 @@ use crate::unpacked::Unpacked;
 const EXAMPLES: &str = "\
 Examples:
   grus run ubuntu:24.04 cat /etc/os-release
-  grus run -it ubuntu:24.04                          the image's own command, in this terminal
+  grus run -it ubuntu:24.04                     the image's own command
   grus run -v /data:/input:ro -e DEBUG=1 -w /input ubuntu:24.04 ls
-  grus run --user root --writable debian:12 sh -c 'apt-get update && apt-get install -y file'
+  grus run --user root --writable debian:12 apt-get update
   grus run --entrypoint /bin/sh ./app.squashfs -c 'echo $0'
-  mpirun -n 4 grus run ./app.squashfs ./solver       in an allocation, or on one machine
+  mpirun -n 4 grus run ./app.squashfs ./solver  in an allocation, or anywhere
 
-Home, working directory and /tmp are there as in a job. The image is read-only unless
---writable is given. ENTRYPOINT and CMD run as Docker runs them; srun leaves them out.
+Home, working directory and /tmp are there as in a job. The image is read-only
+unless --writable is given. ENTRYPOINT and CMD run as Docker runs them; srun
+leaves them out.
 
-Exit status: that of the program; 125 if Grus failed, 126 if the program cannot be run,
-127 if there is no such program.";
+Exit status: that of the program; 125 if Grus failed, 126 if the program cannot
+be run, 127 if there is no such program.";
 
 /// Arguments of `grus run`.
 #[derive(Debug, clap::Args)]

@@ -24,14 +24,14 @@ use crate::verify::digest_of_hash;
 const EXAMPLES: &str = "\
 Examples:
   grus verify ubuntu:24.04
-  grus verify ./app.squashfs                    any SquashFS file, however it was made
-  grus verify --data --all                      every block of every image of the repository
+  grus verify ./app.squashfs       any SquashFS file, however it was made
+  grus verify --data --all         every block of every image of the repository
   grus verify --json --all | jq '.[] | select(.valid | not)'
 
-Everything is checked that a kernel would parse: superblock, tables, every inode and every name,
-and that they agree. Then the file's size, and its SHA-256 where that was recorded (of imported
-SquashFS files). Nothing is mounted and no privilege is needed. The exit status is 65 if an image
-is broken.";
+Everything is checked that a kernel would parse: superblock, tables, every inode
+and every name, and that they agree. Then the file's size, and its SHA-256 where
+that was recorded (of imported SquashFS files). Nothing is mounted and no
+privilege is needed. The exit status is 65 if an image is broken.";
 
 /// Arguments of `grus verify`.
 #[derive(Debug, clap::Args)]

@@ -144,7 +144,7 @@ fn every_wrong_signature_of_cosigns_is_refused_and_a_good_one_is_remembered() {
         "{said}"
     );
     assert_eq!(parsed(lab.run(["images", "--json"]))[0]["signatures"], signed);
-    assert_eq!(parsed(lab.run(["inspect", &name]))[0]["signatures"], signed);
+    assert_eq!(parsed(lab.run(["inspect", &name]))[0]["Signatures"], signed);
     let _ = lab.run(["tag", &name, "mine:1"]).ok();
     assert_eq!(
         parsed(lab.run(["images", "--json", "mine:1"]))[0]["signatures"],
