@@ -5,7 +5,6 @@ use std::fs;
 use std::time::Duration;
 
 use grus_tests::daemon::wait_until;
-use rustix::process::Signal;
 
 use crate::lab::Lab;
 
@@ -13,7 +12,6 @@ crate::tests![
     hostile_requests_open_nothing_and_drain_no_node,
     a_hostile_environment_reaches_no_program_of_roots,
     no_directory_to_start_in_leads_to_what_slurmstepd_has_open,
-    a_stopped_server_does_not_keep_a_step_from_being_cancelled,
     a_server_is_in_the_cgroups_of_its_step,
     calls_that_the_site_denies_fail_and_others_do_not,
     a_node_caches_what_users_bring_and_the_kernel_mounts_the_copy,
@@ -159,33 +157,6 @@ fn a_hostile_environment_reaches_no_program_of_roots(lab: &Lab) {
     assert_eq!(servers, 1);
     let _ = running.wait().success();
     before.assert_nothing_left();
-}
-
-/// Tasks read what only the server can give them; it is stopped at some moment in between, also in the middle of an
-/// answer. scancel ends the step, the node stays usable.
-fn a_stopped_server_does_not_keep_a_step_from_being_cancelled(lab: &Lab) {
-    let image = format!("--container-image={}", users_image(lab));
-    for turn in 0..3u64 {
-        let started = lab.fresh_dir("stopped").join("up");
-        let before = lab.snapshot();
-        let body = format!(
-            "touch {}; while :; do cat /bin/busybox | md5sum; echo 3 >/proc/sys/vm/drop_caches; ls -lR /; done >/dev/null 2>&1",
-            started.display()
-        );
-        let running = lab.srun(&["-n2", &image, "sh", "-c", &body]).spawn();
-        assert!(wait_until(Duration::from_secs(20), || started.exists()), "the step did not start");
-        std::thread::sleep(Duration::from_millis(100 + 37 * turn));
-        before.kill_new(Signal::STOP, |command| command.contains("squashfuse"));
-        // What was read before is dropped, so that tasks wait for the server.
-        fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
-        std::thread::sleep(Duration::from_millis(500));
-        let account = lab.account().name.clone();
-        let _ = lab.root("scancel").args(["--user", &account]).run().success();
-        // Its status is 0 where Slurm itself gave up waiting for the tasks before they had ended.
-        let _ = running.wait().stderr_has("CANCELLED");
-        before.assert_nothing_left();
-        lab.assert_nodes_idle();
-    }
 }
 
 /// What a server takes of memory is then the job's, as far as Slurm puts slurmstepd into the job's cgroups.
