@@ -7,12 +7,13 @@ mod pagein;
 mod setup;
 mod steps;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, Result};
 use grus_core::swap::Answer;
 use grus_tests::{Cluster, Cmd};
 use serde_json::json;
 
 use crate::figures::{print_load, rounded};
+use crate::lab;
 
 pub use first::once as first_once;
 pub use pagein::{read_once, run as run_pagein};
@@ -27,10 +28,7 @@ const MPI_IMAGE: &str = "mpich";
 /// Runs the bench and prints its figures.
 pub fn run() -> Result<()> {
     print_load("before");
-    let built = std::env::current_exe()?;
-    let built = built.parent().context("the directory of this program")?;
-    let cluster = Cluster::builder("bench").nodes(1).cpus(2).up()?;
-    cluster.install_grus(built)?;
+    let cluster = lab::up("bench", 1)?;
     cluster.system_image(IMAGE)?;
     let kernel = cluster.system_file(IMAGE)?;
     let users = cluster.work_dir().join("image.squashfs");

@@ -2,6 +2,7 @@
 //! machine's load. The last line is one JSON object.
 
 mod figures;
+mod lab;
 mod launch;
 mod mpi;
 mod pull;

@@ -12,6 +12,7 @@ use grus_tests::Cluster;
 use serde_json::json;
 
 use crate::figures::print_load;
+use crate::lab;
 use report::{overall, Measured};
 use subject::{Subject, Way, SUBJECTS};
 
@@ -47,10 +48,7 @@ impl Options {
 pub fn run(words: &[&str]) -> Result<()> {
     let options = Options::parse(words)?;
     print_load("before");
-    let built = std::env::current_exe()?;
-    let built = built.parent().context("the directory of this program")?;
-    let cluster = Cluster::builder("bench").nodes(2).cpus(2).up()?;
-    cluster.install_grus(built)?;
+    let cluster = lab::up("bench", 2)?;
     let stacks: Vec<&str> = options.subjects.iter().map(|s| s.stack).collect();
     cluster.use_stacks(&stacks)?;
     fs::write(cluster.work_dir().join(subject::LENGTHS), "8\n4194304\n")?;

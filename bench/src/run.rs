@@ -2,15 +2,15 @@
 //! least that a container without root can be.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
-use grus_tests::{Cluster, Cmd, ImageStore};
+use grus_tests::{Cluster, Cmd, Fuse, ImageStore};
 use serde_json::json;
 
 use crate::figures::{print_load, rounded, Samples};
+use crate::lab;
 
 const IMAGE: &str = "busybox";
 const ROUNDS: usize = 40;
@@ -22,31 +22,11 @@ struct Way {
     took: Samples,
 }
 
-/// Gives /dev/fuse to everyone, as udev does where it runs, and takes it back.
-struct Fuse(fs::Permissions);
-
-impl Fuse {
-    fn open() -> Result<Self> {
-        let before = fs::metadata("/dev/fuse")?.permissions();
-        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666))?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        let _ = fs::set_permissions("/dev/fuse", self.0.clone());
-    }
-}
-
 /// Runs the bench and prints its figures.
 pub fn run() -> Result<()> {
     print_load("before");
-    let built = std::env::current_exe()?;
-    let built = built.parent().context("the directory of this program")?;
-    let cluster = Cluster::builder("bench").nodes(1).cpus(2).up()?;
-    cluster.install_grus(built)?;
-    let _fuse = Fuse::open()?;
+    let cluster = lab::up("bench", 1)?;
+    let _fuse = Fuse::for_everyone(true);
     let reference = cluster.system_image(IMAGE)?;
     let mut ways = ways(&cluster, &reference)?;
     for round in 0..=ROUNDS {

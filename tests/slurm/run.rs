@@ -1,12 +1,11 @@
 //! `grus run`: a container without Slurm's help and without root, by an ordinary user; with FUSE and where it is
 //! refused.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::time::Duration;
 
 use grus_tests::daemon::wait_until;
-use grus_tests::{Cmd, Output};
+use grus_tests::{Cmd, Fuse, Output};
 use rustix::process::Signal;
 
 use crate::lab::Lab;
@@ -28,26 +27,6 @@ crate::tests![
     a_host_without_user_namespaces_says_what_to_do,
     the_view_is_that_of_a_step_but_for_a_list,
 ];
-
-/// Who may open /dev/fuse, for a while: everyone, as udev(7) has it, or root.
-pub(crate) struct Fuse(Permissions);
-
-const DEVICE: &str = "/dev/fuse";
-
-impl Fuse {
-    pub(crate) fn for_everyone(yes: bool) -> Self {
-        let before = fs::metadata(DEVICE).expect("the module is loaded").permissions();
-        let mode = if yes { 0o666 } else { 0o600 };
-        fs::set_permissions(DEVICE, Permissions::from_mode(mode)).expect("root may chmod");
-        Self(before)
-    }
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        let _ = fs::set_permissions(DEVICE, self.0.clone());
-    }
-}
 
 /// `grus run` as the user.
 fn run(lab: &Lab, args: &[&str]) -> Cmd {

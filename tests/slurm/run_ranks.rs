@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use grus_tests::Output;
+use grus_tests::{Fuse, Output};
 
 use crate::lab::Lab;
-use crate::run::Fuse;
 
 crate::tests![
     ranks_of_a_step_share_one_container,

@@ -27,4 +27,5 @@ pub use command::{Cmd, Output};
 pub use images::ImageStore;
 pub use job::{Job, JobEnd};
 pub use leaks::Snapshot;
+pub use machine::Fuse;
 pub use registry::{Registry, RegistryBuilder};

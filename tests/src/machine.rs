@@ -10,6 +10,28 @@ use anyhow::{bail, Context, Result};
 
 use crate::cluster::root;
 
+/// Who may open /dev/fuse, for a while: everyone, as udev(7) has it, or root.
+#[derive(Debug)]
+pub struct Fuse(Permissions);
+
+const DEVICE: &str = "/dev/fuse";
+
+impl Fuse {
+    /// Until this is dropped.
+    pub fn for_everyone(yes: bool) -> Self {
+        let before = fs::metadata(DEVICE).expect("the module is loaded").permissions();
+        let mode = if yes { 0o666 } else { 0o600 };
+        fs::set_permissions(DEVICE, Permissions::from_mode(mode)).expect("root may chmod");
+        Self(before)
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        let _ = fs::set_permissions(DEVICE, self.0.clone());
+    }
+}
+
 /// One `up` or `down` at a time on this machine, for as long as this lives.
 pub(crate) struct Lock {
     file: File,

@@ -7,13 +7,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{anyhow, ensure, Context, Result};
+use anyhow::{anyhow, ensure, Result};
 use grus_core::site::Site;
 use grus_tests::{Account, Cluster};
 use serde_json::json;
 
 use super::setup::{build, explained, inputs};
 use crate::figures::{print_load, rounded, Samples};
+use crate::lab;
 
 /// Rounds; each reads all files of each kind cold, and then warm.
 const ROUNDS: usize = 7;
@@ -35,10 +36,7 @@ struct Times {
 /// Runs the bench and prints its figures.
 pub fn run() -> Result<()> {
     print_load("before");
-    let built = std::env::current_exe()?;
-    let built = built.parent().context("the directory of this program")?;
-    let cluster = Cluster::builder("pagein").nodes(1).cpus(2).up()?;
-    cluster.install_grus(built)?;
+    let cluster = lab::up("pagein", 1)?;
     let (roots, users, cache) = prepare(&cluster)?;
     // The first launch makes the copy: once per node, so it is shown, and in no median.
     let site = format!(
