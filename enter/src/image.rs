@@ -9,10 +9,12 @@ use grus_core::site::{Site, UserImages};
 use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::call::{open, stat, Broken, Called, During};
 use crate::failure::{reason, Failure, Phase};
-use crate::fuse::Owner;
+use crate::fuse::{self, Owner};
+use crate::loopdev;
 use crate::trust::{is_regular, why_not_kernels};
 use crate::validated;
 
@@ -57,6 +59,25 @@ impl Image {
                     .map(|()| How::Kernel)
             }
             Some(UserImages::Fuse | UserImages::Refuse) => Ok(How::Fuse),
+        }
+    }
+
+    /// Mounts it, attached nowhere: the mount, and a pidfd of its server where it has one, which `started` is told of.
+    pub fn mount(
+        &self,
+        how: How,
+        path: &Path,
+        site: &Site,
+        owner: &Owner<'_>,
+        phase: Phase,
+        started: impl FnOnce(Pid),
+    ) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
+        match how {
+            How::Kernel | How::Cached => Ok((loopdev::mount(&self.file, path).during(phase)?, None)),
+            How::Fuse | How::Unpacked => {
+                let served = fuse::mount(&self.file, &site.security.squashfuse, owner, started)?;
+                Ok((served.0, Some(served.1)))
+            }
         }
     }
 

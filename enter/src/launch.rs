@@ -31,7 +31,7 @@ use crate::timing::Clock;
 use crate::upper::Admitted;
 use crate::verify::verify;
 use crate::volatile::Volatile;
-use crate::{cdi, fuse, loopdev, repository, running};
+use crate::{cdi, fuse, repository, running};
 
 /// What a container's root is made of, and what is known of it.
 #[derive(Debug)]
@@ -200,14 +200,15 @@ fn image(
     progress.at(Phase::Image);
     clock.enter(Phase::Image);
     let (path, image, meta) = open(inputs, credentials)?;
-    let how = image.how(path.as_path(), &inputs.site, &fuse::Owner::of(inputs))?;
+    let by = fuse::Owner::of(inputs);
+    let how = image.how(path.as_path(), &inputs.site, &by)?;
     progress.at(Phase::Cache);
     clock.enter(Phase::Cache);
     let (image, how, cache) = cached(image, how, inputs, deadline);
     progress.at(Phase::Mount);
     clock.enter(Phase::Mount);
     let pid = std::cell::Cell::new(None);
-    let (mount, server) = mount(inputs, &path, &image, how, |started| {
+    let (mount, server) = image.mount(how, path.as_path(), &inputs.site, &by, Phase::Mount, |started| {
         pid.set(Some(started));
         progress.started(Phase::Mount, started);
     })?;
@@ -250,25 +251,4 @@ fn open(inputs: &Inputs, credentials: &Credentials) -> Result<(AbsPath, Image, O
         meta.check_platform(&inputs.platform, &name(inputs, Some(meta)))?;
     }
     Ok((AbsPath::parse(&path.to_string_lossy())?, image, meta))
-}
-
-/// The image's mount, attached nowhere, and a pidfd of its server where it has one.
-fn mount(
-    inputs: &Inputs,
-    path: &AbsPath,
-    image: &Image,
-    how: How,
-    started: impl FnOnce(Pid),
-) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
-    match how {
-        How::Kernel | How::Cached => {
-            let mount = loopdev::mount(&image.file, path.as_path()).during(Phase::Mount)?;
-            Ok((mount, None))
-        }
-        How::Fuse | How::Unpacked => {
-            let program = &inputs.site.security.squashfuse;
-            fuse::mount(&image.file, program, &fuse::Owner::of(inputs), started)
-                .map(|(mount, watch)| (mount, Some(watch)))
-        }
-    }
 }

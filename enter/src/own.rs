@@ -22,9 +22,8 @@ use crate::container::Server;
 use crate::deadline::Deadline;
 use crate::disk::Disk;
 use crate::failure::{Failed, Failure, Phase};
-use crate::fuse::{self, Owner};
+use crate::fuse::Owner;
 use crate::image::Image;
-use crate::loopdev;
 use crate::read::{small, Small};
 use crate::sources::Sources;
 use crate::sys::confine;
@@ -133,15 +132,10 @@ impl Maker<'_> {
             Some(_) => image.how(path, self.site, &self.owner)?,
             None => How::Fuse,
         };
-        let mount = match how {
-            How::Kernel | How::Cached => loopdev::mount(&image.file, path).during(Phase::Own)?,
-            How::Fuse | How::Unpacked => {
-                let program = &self.site.security.squashfuse;
-                let (mount, watch) = fuse::mount(&image.file, program, &self.owner, self.started)?;
-                self.servers.borrow_mut().push(Server { of: source.to_string(), watch });
-                mount
-            }
-        };
+        let (mount, watch) = image.mount(how, path, self.site, &self.owner, Phase::Own, self.started)?;
+        if let Some(watch) = watch {
+            self.servers.borrow_mut().push(Server { of: source.to_string(), watch });
+        }
         if noexec {
             confine(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_NOEXEC, "squashfs").during(Phase::Own)?;
         }

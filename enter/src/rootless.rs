@@ -135,23 +135,8 @@ fn joined(inputs: &Inputs, told: Told, meta: Option<&ImageMeta>) -> Result<Launc
     // A container with modules or devices, which bring variables of their own, is not shared.
     let (devices, rules) = (OfDevices::default(), &inputs.site.environment);
     let environment = environment::decide(&config, swap, &devices, rules, job, &inputs.request.env);
-    Ok(LaunchPlan {
-        image: inputs.image.clone(),
-        how: How::Fuse,
-        writable: false,
-        skeleton: vec![],
-        mounts: vec![],
-        environment,
-        workdir: told.workdir,
-        remap_root: told.remap_root,
-        namespaces: Default::default(),
-        entrypoint: told.entrypoint,
-        stack: None,
-        check: None,
-        modules: vec![],
-        devices: vec![],
-        warnings: vec![],
-    })
+    let plan = LaunchPlan::of_joined(inputs.image.clone(), environment, told.workdir);
+    Ok(LaunchPlan { remap_root: told.remap_root, entrypoint: told.entrypoint, ..plan })
 }
 
 /// What the container's root is made of.

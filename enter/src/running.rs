@@ -11,8 +11,7 @@ use std::ffi::CStr;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
-use grus_core::plan::{How, LaunchPlan};
-use grus_core::request::Unshare;
+use grus_core::plan::LaunchPlan;
 use grus_core::running::{not_there, Running, MAX_TEXT, MEMORY_FILE};
 use rustix::fs::{Dir, MemfdFlags, Mode, OFlags};
 
@@ -71,23 +70,8 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         Some((running, namespace, others, user))
     });
     let (running, namespace, others, user) = found.ok_or_else(|| not_there(job, step))?;
-    let plan = LaunchPlan {
-        image: running.image.clone(),
-        how: How::Kernel,
-        writable: false,
-        skeleton: vec![],
-        mounts: vec![],
-        environment: running.edits(),
-        workdir: inputs.request.workdir.clone().or(running.workdir),
-        remap_root: false,
-        namespaces: Unshare::default(),
-        entrypoint: vec![],
-        stack: None,
-        check: None,
-        modules: vec![],
-        devices: vec![],
-        warnings: vec![],
-    };
+    let workdir = inputs.request.workdir.clone().or(running.workdir.clone());
+    let plan = LaunchPlan::of_joined(running.image.clone(), running.edits(), workdir);
     // The step that joins can be joined itself.
     let told = told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Running)?;
     let timings = clock.stop();

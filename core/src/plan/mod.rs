@@ -68,6 +68,28 @@ pub struct LaunchPlan {
 }
 
 impl LaunchPlan {
+    /// Of a task that joins a container which is there: nothing is left to be made, the environment is the task's own.
+    pub fn of_joined(image: AbsPath, environment: Edits, workdir: Option<AbsPath>) -> Self {
+        Self {
+            image,
+            // Nothing is mounted.
+            how: How::Kernel,
+            writable: false,
+            skeleton: vec![],
+            mounts: vec![],
+            environment,
+            workdir,
+            remap_root: false,
+            namespaces: Unshare::default(),
+            entrypoint: vec![],
+            stack: None,
+            check: None,
+            modules: vec![],
+            devices: vec![],
+            warnings: vec![],
+        }
+    }
+
     /// Whether tasks can change anything of the image, as they see it.
     pub fn can_change(&self) -> bool {
         self.writable || self.mounts.iter().any(|op| matches!(op, Op::Volatile { .. }))
