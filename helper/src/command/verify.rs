@@ -1,7 +1,7 @@
 //! `grus verify`: whether images are what they should be, by their structure and by what was recorded beside them.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -224,22 +224,15 @@ impl Subject {
     }
 
     /// Whether the file is as long as was recorded, and has the digest, where one was.
-    fn is_as_recorded(&self, mut file: &File, meta: &ImageMeta) -> Result<bool, Failure> {
+    fn is_as_recorded(&self, file: &File, meta: &ImageMeta) -> Result<bool, Failure> {
         let failed = |e: &io::Error| Failure::io("read", &self.path, e);
         if file.metadata().map_err(|e| failed(&e))?.len() != meta.size {
             return Ok(false);
         }
         let Some(content) = &meta.content else { return Ok(true) };
         let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(digest_of_hash(hash) == *content),
-                Ok(n) => hash.update(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(failed(&e)),
-            }
-        }
+        io::copy(&mut BufReader::with_capacity(1 << 20, file), &mut hash).map_err(|e| failed(&e))?;
+        Ok(digest_of_hash(hash) == *content)
     }
 
     fn verdict(&self, found: Result<Report, Box<Broken>>, as_recorded: Option<bool>) -> Verdict {

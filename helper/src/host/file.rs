@@ -1,28 +1,11 @@
 //! Files of this host as ELF objects.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use grus_core::elf::{Object, ReadAt};
+use grus_core::elf::Object;
 use grus_core::path::AbsPath;
-
-struct OnDisk {
-    file: File,
-    size: u64,
-}
-
-impl ReadAt for OnDisk {
-    fn read_at(&self, offset: u64, len: usize) -> Option<Cow<'_, [u8]>> {
-        if offset.checked_add(len as u64)? > self.size {
-            return None;
-        }
-        let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, offset).ok()?;
-        Some(Cow::Owned(bytes))
-    }
-}
+use grus_enter::library::facts;
 
 /// The facts of a regular file; None if it is not ELF or cannot be read.
 pub fn object(path: &Path) -> Option<Object> {
@@ -30,9 +13,7 @@ pub fn object(path: &Path) -> Option<Object> {
     if !path.metadata().ok()?.is_file() {
         return None;
     }
-    let file = File::open(path).ok()?;
-    let size = file.metadata().ok()?.len();
-    Object::read(&OnDisk { file, size }).ok().flatten()
+    facts(File::open(path).ok()?)
 }
 
 /// The path without links, where it is UTF-8.
