@@ -8,6 +8,7 @@ use crate::image::ImageMeta;
 use crate::path::AbsPath;
 use crate::refusal::{printable, Refusal};
 use crate::request::Resolved;
+use crate::server::Server;
 
 /// A kept container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,16 +28,6 @@ pub struct Kept {
     pub meta: Option<ImageMeta>,
     /// The process that serves the image, where one does.
     pub server: Option<Server>,
-}
-
-/// A process, told from a later one of the same number by its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    /// Process id.
-    pub pid: u32,
-    /// Start time in clock ticks since boot (proc_pid_stat(5)).
-    pub started: u64,
 }
 
 /// Who wants to take a kept container.
@@ -139,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let server = Some(Server { pid: 7, started: 1 << 40 });
+        let server = Some(Server { pid: 7, started: 1 << 40, connection: 49 });
         let kept = Kept { server, ..kept(resolved("/a", Some(1))) };
         assert_eq!(Kept::parse(kept.to_json().as_bytes()), Some(kept));
         for bad in ["", "{}", "null", "{\"uid\":0}"] {

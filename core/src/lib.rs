@@ -29,6 +29,7 @@ pub mod repository;
 pub mod request;
 pub mod running;
 pub mod saving;
+pub mod server;
 pub mod signature;
 pub mod site;
 mod site_keys;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::environment::Edits;
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
+use crate::server::Server;
 
 /// The name of the memory file that holds it (memfd_create(2)).
 pub const MEMORY_FILE: &str = "grus-container";
@@ -29,6 +30,9 @@ pub struct Running {
     /// Inodes of its other namespaces, by their names in /proc/PID/ns: `net`, `ipc`, `uts`, `user`.
     #[serde(default)]
     pub others: BTreeMap<String, u64>,
+    /// What serves SquashFS files to it, and which.
+    #[serde(default)]
+    pub servers: Vec<(String, Server)>,
     /// Variables that its tasks were given.
     pub set: BTreeMap<String, String>,
     /// Variables that were taken from them.
@@ -74,6 +78,7 @@ mod tests {
             image: AbsPath::root(),
             mounts: 4026532170,
             others: [("net".to_owned(), 6)].into(),
+            servers: vec![("the image".to_owned(), Server { pid: 7, started: 1 << 40, connection: 49 })],
             set: BTreeMap::from([("A".into(), "1".into())]),
             unset: BTreeSet::from(["B".into()]),
             workdir: None,

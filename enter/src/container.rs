@@ -8,16 +8,17 @@ use grus_core::path::AbsPath;
 use grus_core::plan::LaunchPlan;
 use grus_core::site::Seccomp;
 use grus_core::swap::{InUse, Ruling};
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::process::getuid;
 use rustix::thread::{move_into_link_name_space, set_no_new_privs, LinkNameSpaceType};
 
-use crate::call::{open, Broken};
+use crate::call::{open, Broken, During};
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::filter::{denied, faked};
 use crate::namespaces::Owned;
+use crate::server::Served;
 use crate::sys::filter_calls;
+use crate::unkillable::Guard;
 
 /// How long each phase of the build took, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,19 +49,10 @@ pub struct Container {
     /// what is mounted in it, read-only, close-on-exec.
     pub saved: Option<OwnedFd>,
     /// The processes that serve the image and other SquashFS files.
-    pub(crate) servers: Vec<Server>,
+    pub(crate) servers: Vec<Served>,
     /// What lets other steps join; held open for them.
     #[expect(dead_code, reason = "a descriptor that others read")]
     pub(crate) told: OwnedFd,
-}
-
-/// A process that serves a SquashFS file.
-#[derive(Debug)]
-pub(crate) struct Server {
-    /// What it serves, for messages.
-    pub of: String,
-    /// A pidfd of it, close-on-exec.
-    pub watch: OwnedFd,
 }
 
 impl Container {
@@ -129,23 +121,22 @@ impl Container {
         }
     }
 
+    /// Watches that no killed task waits for a server for ever; `told` hears whose connection was given up for that. Call
+    /// it as root, from the process that lives as long as the step. None: nothing here is served.
+    pub fn guard(&self, told: impl Fn(&str) + Send + 'static) -> Result<Option<Guard>, Failure> {
+        Guard::of(&self.namespace, &self.servers, told).during(Phase::Join)
+    }
+
     /// The end of the step: a server that its user has stopped goes on, sees that the mount goes, and ends. It is not
     /// killed, as others may have joined the container.
     pub fn let_servers_go_on(&self) {
-        for server in &self.servers {
-            let _ = rustix::process::pidfd_send_signal(&server.watch, rustix::process::Signal::CONT);
-        }
+        self.servers.iter().for_each(Served::go_on);
     }
 
     /// What has lost its server although the container still exists: every file of it that is not cached is then an
-    /// error to the tasks. Asks the process, not the file system, which could hang.
+    /// error to the tasks.
     pub fn lost(&self) -> Option<&str> {
-        // A pidfd is readable once its process has ended (pidfd_open(2)).
-        let ended = |server: &&Server| {
-            let mut ended = [PollFd::new(&server.watch, PollFlags::IN)];
-            poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-        };
-        self.servers.iter().find(ended).map(|server| server.of.as_str())
+        self.servers.iter().find(|server| server.has_ended()).map(|server| server.of.as_str())
     }
 }
 

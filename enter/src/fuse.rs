@@ -17,6 +17,7 @@ use crate::call::{new_mount, open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
 use crate::program::{cstr, last_words, Identity, Named, Program};
+use crate::server::Served;
 use crate::sys::spawn_server;
 
 /// Who the image is served for.
@@ -43,15 +44,15 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// Mounts an open image, attached nowhere, and waits for the first answer. Returns the mount and a pidfd of the
-/// server. `started` hears of the server's process
+/// Mounts an open image, attached nowhere, and waits for the first answer. Returns the mount and its server. `started`
+/// hears of the server's process
 /// id before that wait, so that a server that never answers can be ended.
 pub(crate) fn mount(
     image: &OwnedFd,
     program: &AbsPath,
     owner: &Owner<'_>,
     started: impl FnOnce(Pid),
-) -> Result<(OwnedFd, OwnedFd), Failure> {
+) -> Result<(OwnedFd, Served), Failure> {
     let (key, package) = ("security.squashfuse", "squashfuse");
     let program = Named { path: program, key, package, phase: Phase::Mount };
     let program = if owner.identity.is_some() { program.trusted() } else { program.any() }?;
@@ -89,10 +90,13 @@ pub(crate) fn mount(
     drop((device, stderr));
     // The process cannot have been forgotten yet: until the mount answers, nothing but its own end ends it, and
     // then the answer below is an error.
-    let watch = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-        .map_err(|e| Broken::new("pidfd_open(squashfuse_ll)", e));
+    let served = Served::started(pid);
     match rustix::fs::fstat(&mount) {
-        Ok(_) => Ok((mount, watch.during(Phase::Mount)?)),
+        Ok(root) => {
+            let mut served = served.during(Phase::Mount)?;
+            served.server.connection = rustix::fs::minor(root.st_dev);
+            Ok((mount, served))
+        }
         Err(errno) => Err(no_answer(messages, errno)),
     }
 }

@@ -15,6 +15,7 @@ use crate::call::{open, stat, Broken, Called, During};
 use crate::failure::{reason, Failure, Phase};
 use crate::fuse::{self, Owner};
 use crate::loopdev;
+use crate::server::Served;
 use crate::trust::{is_regular, why_not_kernels};
 use crate::validated;
 
@@ -62,7 +63,7 @@ impl Image {
         }
     }
 
-    /// Mounts it, attached nowhere: the mount, and a pidfd of its server where it has one, which `started` is told of.
+    /// Mounts it, attached nowhere: the mount, and its server where it has one, which `started` is told of.
     pub fn mount(
         &self,
         how: How,
@@ -71,12 +72,12 @@ impl Image {
         owner: &Owner<'_>,
         phase: Phase,
         started: impl FnOnce(Pid),
-    ) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
+    ) -> Result<(OwnedFd, Option<Served>), Failure> {
         match how {
             How::Kernel | How::Cached => Ok((loopdev::mount(&self.file, path).during(phase)?, None)),
             How::Fuse | How::Unpacked => {
-                let served = fuse::mount(&self.file, &site.security.squashfuse, owner, started)?;
-                Ok((served.0, Some(served.1)))
+                let (mount, served) = fuse::mount(&self.file, &site.security.squashfuse, owner, started)?;
+                Ok((mount, Some(served)))
             }
         }
     }

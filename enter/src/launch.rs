@@ -1,7 +1,6 @@
 //! One build, start to end: observe, decide, act (DESIGN 1). Runs on the builder thread.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
 
 use grus_core::image::ImageMeta;
 use grus_core::name::Name;
@@ -25,13 +24,15 @@ use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::node_ruling::ruling;
 use crate::own::Maker;
 use crate::rootfs::Tree;
+use crate::running::{self, Joined};
+use crate::server::Served;
 use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::timing::Clock;
 use crate::upper::Admitted;
 use crate::verify::verify;
 use crate::volatile::Volatile;
-use crate::{cdi, fuse, repository, running};
+use crate::{cdi, fuse, repository};
 
 /// What a container's root is made of, and what is known of it.
 #[derive(Debug)]
@@ -44,10 +45,8 @@ pub(crate) struct Ground {
     pub how: How,
     /// Its metadata, where it has some.
     pub meta: Option<ImageMeta>,
-    /// A pidfd of the process that serves it, where one does.
-    pub server: Option<OwnedFd>,
-    /// That process, if it was started here.
-    pub pid: Option<Pid>,
+    /// What serves it, where anything does.
+    pub server: Option<Served>,
     /// What the node's cache said, where it was asked.
     pub cache: Option<String>,
 }
@@ -158,7 +157,9 @@ fn on(
     let (namespace, saved) = apply(act, &mut clock)?;
     progress.enter(Phase::Verify, &mut clock);
     verify(&plan, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
-    let told = running::told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Verify)?;
+    let servers = maker.servers.into_inner();
+    let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
+    let told = running::told(inputs, &plan, joined).during(Phase::Verify)?;
     Ok(Container {
         namespace,
         others,
@@ -170,7 +171,7 @@ fn on(
         timings: clock.stop(),
         cache,
         seccomp: inputs.site.security.seccomp,
-        servers: maker.servers.into_inner(),
+        servers,
         told,
     })
 }
@@ -207,12 +208,10 @@ fn image(
     let (image, how, cache) = cached(image, how, inputs, deadline);
     progress.at(Phase::Mount);
     clock.enter(Phase::Mount);
-    let pid = std::cell::Cell::new(None);
     let (mount, server) = image.mount(how, path.as_path(), &inputs.site, &by, Phase::Mount, |started| {
-        pid.set(Some(started));
         progress.started(Phase::Mount, started);
     })?;
-    Ok(Ground { root: Root::Image(mount), image: path, how, meta, server, pid: pid.get(), cache })
+    Ok(Ground { root: Root::Image(mount), image: path, how, meta, server, cache })
 }
 
 /// The node's copy of an image that would else be served, where there is one or one can be made.

@@ -18,13 +18,13 @@ use rustix::process::Pid;
 
 use crate::builder::Inputs;
 use crate::call::{new_mount, open_in, Broken, Called, During, PLAIN};
-use crate::container::Server;
 use crate::deadline::Deadline;
 use crate::disk::Disk;
 use crate::failure::{Failed, Failure, Phase};
 use crate::fuse::Owner;
 use crate::image::Image;
 use crate::read::{small, Small};
+use crate::server::Served;
 use crate::sources::Sources;
 use crate::sys::confine;
 
@@ -36,7 +36,7 @@ pub(crate) struct Maker<'a> {
     deadline: &'a Deadline,
     started: &'a dyn Fn(Pid),
     /// The servers of the image and of what was made.
-    pub servers: RefCell<Vec<Server>>,
+    pub servers: RefCell<Vec<Served>>,
 }
 
 fn attributes(noexec: bool) -> MountAttrFlags {
@@ -53,9 +53,8 @@ impl<'a> Maker<'a> {
         sources: &'a Sources<'a>,
         deadline: &'a Deadline,
         started: &'a dyn Fn(Pid),
-        image: Option<OwnedFd>,
+        image: Option<Served>,
     ) -> Self {
-        let image = image.map(|watch| Server { of: "the image".into(), watch });
         let servers = RefCell::new(image.into_iter().collect());
         Self { site: &inputs.site, owner: Owner::of(inputs), sources, deadline, started, servers }
     }
@@ -132,10 +131,8 @@ impl Maker<'_> {
             Some(_) => image.how(path, self.site, &self.owner)?,
             None => How::Fuse,
         };
-        let (mount, watch) = image.mount(how, path, self.site, &self.owner, Phase::Own, self.started)?;
-        if let Some(watch) = watch {
-            self.servers.borrow_mut().push(Server { of: source.to_string(), watch });
-        }
+        let (mount, served) = image.mount(how, path, self.site, &self.owner, Phase::Own, self.started)?;
+        self.servers.borrow_mut().extend(served.map(|served| served.serving(source.to_string())));
         if noexec {
             confine(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_NOEXEC, "squashfs").during(Phase::Own)?;
         }

@@ -20,16 +20,25 @@ use crate::call::{open_own, stat, Broken, Called, During};
 use crate::container::Container;
 use crate::failure::{Failure, Phase};
 use crate::namespaces::{Owned, KINDS};
+use crate::server::Served;
 use crate::timing::Clock;
 
+/// What a step joins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joined<'a> {
+    /// The mount namespace.
+    pub namespace: &'a OwnedFd,
+    /// The container's other namespaces.
+    pub others: &'a [Owned],
+    /// Its user namespace.
+    pub user: Option<&'a OwnedFd>,
+    /// What serves SquashFS files to it.
+    pub servers: &'a [Served],
+}
+
 /// The file in memory that lets others join; it lives as long as its descriptor.
-pub(crate) fn told(
-    inputs: &Inputs,
-    plan: &LaunchPlan,
-    namespace: &OwnedFd,
-    others: &[Owned],
-    user: Option<&OwnedFd>,
-) -> Called<OwnedFd> {
+pub(crate) fn told(inputs: &Inputs, plan: &LaunchPlan, joined: Joined<'_>) -> Called<OwnedFd> {
+    let Joined { namespace, others, user, servers } = joined;
     let inode = |fd: &OwnedFd, name: &str| Ok((name.to_owned(), stat(fd, name.as_ref())?.st_ino));
     let named = others.iter().filter_map(|(kind, fd)| Some((fd, KINDS.iter().find(|(k, _)| k == kind)?.1)));
     let named = named.chain(user.map(|fd| (fd, "user")));
@@ -39,6 +48,7 @@ pub(crate) fn told(
         image: plan.image.clone(),
         mounts: stat(namespace, "ns/mnt".as_ref())?.st_ino,
         others: named.map(|(fd, name)| inode(fd, name)).collect::<Called<_>>()?,
+        servers: servers.iter().map(|served| (served.of.clone(), served.server)).collect(),
         set: plan.environment.set.clone(),
         unset: plan.environment.unset.clone(),
         workdir: plan.workdir.clone(),
@@ -73,7 +83,11 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
     let workdir = inputs.request.workdir.clone().or(running.workdir.clone());
     let plan = LaunchPlan::of_joined(running.image.clone(), running.edits(), workdir);
     // The step that joins can be joined itself.
-    let told = told(inputs, &plan, &namespace, &others, user.as_ref()).during(Phase::Running)?;
+    let served = running.servers.iter().map(|(of, server)| Served::noted(of, *server));
+    let servers: Vec<Served> =
+        served.filter_map(Result::transpose).collect::<Called<_>>().during(Phase::Running)?;
+    let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
+    let told = told(inputs, &plan, joined).during(Phase::Running)?;
     let timings = clock.stop();
     Ok(Container {
         namespace,
@@ -86,7 +100,7 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         timings,
         cache: None,
         seccomp: inputs.site.security.seccomp,
-        servers: vec![],
+        servers,
         told,
     })
 }

@@ -31,6 +31,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "reference", run: text::reference },
     Target { name: "site", run: text::site },
     Target { name: "stack", run: text::stack },
+    Target { name: "cdi", run: text::cdi },
+    Target { name: "policy", run: text::policy },
     Target { name: "elf", run: binary::elf },
     Target { name: "ldcache", run: binary::ldcache },
 ];

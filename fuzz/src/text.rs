@@ -1,11 +1,15 @@
 //! Texts: what users type, what travels with a job, what registries send, what administrators write.
 
+use std::collections::BTreeMap;
+
+use grus_core::cdi::{choose, effects, Asked, Gpus, Grant, Question, Registry, Source};
 use grus_core::mount::{Mount, What};
 use grus_core::options::by_name;
 use grus_core::path::AbsPath;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::request::Request;
+use grus_core::signature::Policy;
 use grus_core::site::Site;
 use grus_core::stack::Stack;
 use grus_core::Refusal;
@@ -153,6 +157,59 @@ pub fn stack(data: &[u8]) {
             match Stack::parse("cluster", &text) {
                 Ok(again) => assert_eq!(again, stack, "{text}"),
                 Err(refusal) => panic!("{text}\n{refusal}"),
+            }
+        }
+    }
+}
+
+/// Bytes as files that describe devices, a zero byte between two; the second is in a directory of its own. All that they
+/// describe is chosen, as a user can and as Slurm has it; and their hooks are told.
+pub fn cdi(data: &[u8]) {
+    let path = |n: usize| AbsPath::parse(&format!("/etc/cdi/{n}.yaml")).expect("static");
+    let files = data.splitn(3, |byte| *byte == 0).enumerate();
+    let sources = files.map(|(n, text)| vec![Source { path: path(n), content: Ok(text.to_vec()) }]);
+    let registry = Registry::of(sources.collect());
+    registry.problems().iter().for_each(|problem| super::printable(problem));
+    let names = |kind: &str| [format!("{kind}=all"), format!("{kind}=0")];
+    let asked = registry.kinds().into_iter().flat_map(|kind| names(&kind.to_string()));
+    let asked: Vec<Asked> = asked.map(|name| Asked::parse(&name).expect("a kind that was read")).collect();
+    let of_slurm = [("SLURM_STEP_GPUS", "0,1"), ("CUDA_VISIBLE_DEVICES", "0,1")];
+    let environment: BTreeMap<String, String> =
+        of_slurm.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let grant = Grant::of(&environment);
+    for (asked, grant, visible) in
+        [(&asked[..], None, None), (&[], grant.as_ref(), None), (&[], grant.as_ref(), Some("0,GPU-1"))]
+    {
+        let gpus = Gpus::Auto;
+        let question = Question {
+            registry: &registry,
+            gpus,
+            said: false,
+            asked,
+            grant,
+            environment: &environment,
+            visible,
+        };
+        match choose(&question) {
+            Ok(chosen) => chosen.warnings.iter().for_each(|warning| super::printable(warning)),
+            Err(refusal) => told(&refusal),
+        }
+    }
+    for (_, spec) in registry.files() {
+        let all = std::iter::once(&spec.edits).chain(spec.devices.iter().map(|device| &device.edits));
+        let effects = effects(all.flat_map(|edits| &edits.hooks));
+        effects.unknown.iter().for_each(|hook| super::printable(hook));
+    }
+}
+
+/// Bytes as a signature policy. Whatever it says, something is required of every image.
+pub fn policy(data: &[u8]) {
+    match Policy::parse(data, "policy.json") {
+        Err(refusal) => told(&refusal),
+        Ok(policy) => {
+            for image in ["x.y/ns/app:1", "busybox", "a.example.org:5000/b"] {
+                let image = Reference::parse(image).expect("static");
+                assert!(!policy.of(&image).requirements.is_empty());
             }
         }
     }

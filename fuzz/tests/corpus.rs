@@ -98,7 +98,7 @@ macro_rules! targets {
     };
 }
 
-targets!(tar merge squashfs manifest options request mounts reference site stack elf ldcache);
+targets!(tar merge squashfs manifest options request mounts reference site stack cdi policy elf ldcache);
 
 #[test]
 fn deep_nesting_is_an_error_and_no_stack_that_is_used_up() {

@@ -7,9 +7,9 @@
 //! | user_init            |                 |                 | build the container, or say why not   |        |
 //! | task_init_privileged |                 |                 | join it                               |        |
 //! | task_init            |                 |                 | start, or end without a container     |        |
-//! | task_post_fork       |                 |                 | note its cgroups, if it will be saved |        |
+//! | task_post_fork       |                 |                 | note its cgroups; watch its servers   |        |
 //! | task_exit            |                 |                 | save; tell of a server that is gone   |        |
-//! | exit                 |                 |                 | let stopped servers see the end       |        |
+//! | exit                 |                 |                 | stop watching, let servers go on      |        |
 //!
 //! `job_epilog` runs in a process of its own at the end of each job on each node, without `init` before it: it takes
 //! away the containers that the job kept (docs/adr/0010).

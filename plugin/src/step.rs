@@ -14,7 +14,7 @@ use grus_core::path::AbsPath;
 use grus_core::request::{Components, Request, IMAGE_VARIABLE, VARIABLE};
 use grus_core::site::Site;
 use grus_core::Refusal;
-use grus_enter::{Builder, Container, Failure};
+use grus_enter::{Builder, Container, Failure, Guard};
 use slurm_spank::{SpankError, SpankHandle};
 
 use crate::hooks::Hook;
@@ -68,6 +68,8 @@ pub struct Ready {
     told: bool,
     /// How the container is saved at the end, if so.
     save: Option<Save>,
+    /// Watches the servers of SquashFS files, once a task runs.
+    guard: Option<Guard>,
 }
 
 /// A remembered failure.
@@ -161,11 +163,14 @@ impl Step {
         if let Some(save) = &mut ready.save {
             save.task_started(spank);
         }
+        ready.watch_servers(spank);
     }
 
     /// exit, in slurmstepd.
-    pub fn ended(&self) {
+    pub fn ended(&mut self) {
         if let Step::Ready(ready) = self {
+            // Its thread must end before Slurm unloads its code.
+            ready.guard = None;
             ready.container.let_servers_go_on();
         }
     }
@@ -189,6 +194,23 @@ fn failed_by_itself(status: i32) -> bool {
 }
 
 impl Ready {
+    /// With the first task: that is in slurmstepd itself, which user_init need not run in (`contain_spank`).
+    fn watch_servers(&mut self, spank: &SpankHandle) {
+        if !matches!(spank.task_id(), Ok(0)) {
+            return;
+        }
+        let subject = Subject::of(spank, &self.place.node);
+        let told = move |of: &str| {
+            let what =
+                format!("squashfuse_ll kept killed tasks waiting for {of}, so its connection was given up");
+            journal::failed(&subject, &Lost::Server(&what));
+        };
+        match self.container.guard(told) {
+            Ok(guard) => self.guard = guard,
+            Err(failure) => say::warning(&format!("{}: {}", self.place.node, failure.what())),
+        }
+    }
+
     /// The kernel gives errors to tasks whose image or data is served by a process that is gone; this tells the user
     /// why, once per node. A task that Slurm ends may see the server end first.
     fn tell_of_server(&mut self, status: i32, spank: &SpankHandle) {
@@ -315,7 +337,7 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     match built {
         Ok((container, workdir, host, save)) => {
             journal::launched(&subject, &container);
-            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false, save }))
+            Step::Ready(Box::new(Ready { container, place, workdir, host, told: false, save, guard: None }))
         }
         Err(failure) => {
             let (what, hint) = (failure.what(), failure.hint());

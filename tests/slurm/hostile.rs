@@ -4,7 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
+use grus_tests::command::Running;
 use grus_tests::daemon::wait_until;
+use grus_tests::{Cmd, Snapshot};
+use rustix::process::Signal;
 
 use crate::lab::Lab;
 
@@ -12,6 +15,8 @@ crate::tests![
     hostile_requests_open_nothing_and_drain_no_node,
     a_hostile_environment_reaches_no_program_of_roots,
     no_directory_to_start_in_leads_to_what_slurmstepd_has_open,
+    a_stopped_server_does_not_keep_a_step_from_being_cancelled,
+    a_stolen_connection_does_not_keep_a_step_from_being_cancelled,
     a_server_is_in_the_cgroups_of_its_step,
     calls_that_the_site_denies_fail_and_others_do_not,
     a_node_caches_what_users_bring_and_the_kernel_mounts_the_copy,
@@ -159,6 +164,79 @@ fn a_hostile_environment_reaches_no_program_of_roots(lab: &Lab) {
     before.assert_nothing_left();
 }
 
+/// The server is stopped at some moment, most likely in the middle of an answer.
+fn a_stopped_server_does_not_keep_a_step_from_being_cancelled(lab: &Lab) {
+    cancelled_while_it_hangs(lab, |before| {
+        before.kill_new(Signal::STOP, |command| command.contains("squashfuse"));
+        std::thread::sleep(Duration::from_millis(500));
+        None
+    });
+}
+
+/// Takes the connection from the server, and a request out of it that somebody waits for: a FUSE_LOOKUP (linux/fuse.h).
+const THIEF: &str = r#"
+    #include <signal.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static unsigned request[1 << 19];
+    int main(int argc, char **argv) {
+        pid_t server = atoi(argv[1]);
+        int device = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, server, 0), 4, 0);
+        do
+            if (read(device, request, sizeof request) <= 0)
+                return perror("no request"), 1;
+        while (request[1] != 1);
+        kill(server, SIGSTOP);
+        return fclose(fopen(argv[2], "w")), pause();
+    }
+"#;
+
+/// Nobody answers a request that its user has taken: neither SIGCONT nor the server's end would set the task free.
+fn a_stolen_connection_does_not_keep_a_step_from_being_cancelled(lab: &Lab) {
+    let dir = lab.fresh_dir("thief");
+    let (file, program, taken) = (dir.join("thief.c"), dir.join("thief"), dir.join("taken"));
+    fs::write(&file, THIEF).expect("a fresh directory");
+    let _ = Cmd::new("cc").arg("-o").arg(&program).arg(&file).run().success();
+    cancelled_while_it_hangs(lab, |before| {
+        let new = before.new_things();
+        let server = new.iter().find(|thing| thing.contains("squashfuse")).expect("it runs");
+        let pid = server.split(' ').nth(1).expect("'process PID COMMAND'");
+        let thief = Cmd::as_user(lab.account(), &program).arg(pid).arg(&taken).spawn();
+        assert!(wait_until(Duration::from_secs(20), || taken.exists()), "no request was taken");
+        Some(thief)
+    });
+}
+
+/// Tasks ask what only the server can tell them, while `hang` sees to it that it does not. A look-up that has been begun
+/// waits for its answer whatever signal comes (fs/fuse/dev.c, request_wait_answer; reading a file does not). scancel ends
+/// the step all the same; nothing is left of it, and the node stays usable.
+fn cancelled_while_it_hangs(lab: &Lab, hang: impl FnOnce(&Snapshot) -> Option<Running>) {
+    let image = format!("--container-image={}", users_image(lab));
+    let started = lab.fresh_dir("hangs").join("up");
+    let before = lab.snapshot();
+    let body =
+        format!("touch {}; n=0; while :; do [ -e /no-such-$n ]; n=$((n + 1)); done", started.display());
+    let running = lab.srun(&["-n2", &image, "sh", "-c", &body]).spawn();
+    assert!(wait_until(Duration::from_secs(20), || started.exists()), "the step did not start");
+    let thief = hang(&before);
+    let account = lab.account().name.clone();
+    let _ = lab.root("scancel").args(["--user", &account]).run().success();
+    // Its status is 0 where Slurm itself gave up waiting for the tasks before they had ended.
+    let _ = running.wait().stderr_has("CANCELLED");
+    let idle = wait_until(Duration::from_secs(40), || {
+        !before.new_things().iter().any(|thing| thing.contains("slurmstepd: ["))
+    });
+    assert!(idle, "{:#?}", before.new_things());
+    if let Some(thief) = thief {
+        thief.signal(Signal::KILL);
+        let _ = thief.wait().killed_by(9);
+    }
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
+}
+
 /// What a server takes of memory is then the job's, as far as Slurm puts slurmstepd into the job's cgroups.
 fn a_server_is_in_the_cgroups_of_its_step(lab: &Lab) {
     let image = format!("--container-image={}", users_image(lab));
@@ -208,7 +286,7 @@ fn calls_that_the_site_denies_fail_and_others_do_not(lab: &Lab) {
     "#;
     let (file, program) = (dir.join("calls.c"), dir.join("calls"));
     fs::write(&file, source).expect("a fresh directory");
-    let compile = grus_tests::Cmd::new("cc").args(["-static", "-o"]).arg(&program).arg(&file);
+    let compile = Cmd::new("cc").args(["-static", "-o"]).arg(&program).arg(&file);
     let _ = compile.run().success();
     let [kernel, fuse] = lab.both_kinds("busybox");
     let program = program.to_string_lossy().into_owned();

@@ -5,8 +5,8 @@
 //! root out of the base and builds its own container over the clone. So all have the same file system, mounted once,
 //! and each has mounts of its own; it does not matter which of them run.
 
+mod outlive;
 mod place;
-mod server;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -28,6 +28,7 @@ use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::launch::Ground;
 use crate::mount_namespace::{enter, here, join, within};
+use crate::server::{runs, Served};
 use crate::sys::unshare;
 use crate::volatile::Volatile;
 use place::{Jobs, Slot};
@@ -71,7 +72,7 @@ impl<'a> Keeper<'a> {
         let back = here().during(Phase::Kept)?;
         let found = slot.kept().during(Phase::Kept)?.filter(|(kept, _)| !kept.is_stale(inputs.step.restart));
         if let Some((kept, base)) = found {
-            let broken = kept.server.is_some_and(|server| !server::runs(server));
+            let broken = kept.server.is_some_and(|server| !runs(server));
             match (self.mode, broken) {
                 (NameMode::Create, false) => return Err(taken(self.name, &kept).into()),
                 // Made anew, as the refusal below says.
@@ -116,11 +117,10 @@ impl<'a> Keeper<'a> {
         slot: &Slot,
         back: &OwnedFd,
     ) -> Result<(Kept, OwnedFd), Failure> {
-        let Ground { root: Root::Image(image) | Root::Kept(image), meta, pid, image: path, .. } = made;
+        let Ground { root: Root::Image(image) | Root::Kept(image), meta, server, image: path, .. } = made;
         let base = bare(image, volatile);
         enter(back).during(Phase::Kept)?;
         let base = base?;
-        let server = pid.map(server::told).transpose().during(Phase::Kept)?;
         let asked = inputs.request.resolved.clone();
         let kept = Kept {
             uid: inputs.uid,
@@ -129,11 +129,11 @@ impl<'a> Keeper<'a> {
             asked: asked.unwrap_or(Resolved { path: path.clone(), digest: None }),
             image: path,
             meta,
-            server,
+            server: server.map(|served| served.server),
         };
         within(&self.home, back, || {
-            if let Some(pid) = pid {
-                server::outlive_step(pid);
+            if let Some(server) = kept.server {
+                outlive::outlive_step(server);
             }
             slot.pin_namespace(&base)?;
             slot.note(&kept)
@@ -193,15 +193,8 @@ fn ground(kept: Kept, base: &OwnedFd, back: &OwnedFd) -> Result<Ground, Failure>
         clone_tree(root.as_fd(), false, Path::new("/"))
     })
     .during(Phase::Kept)?;
-    let server = kept.server.map(server::watch).transpose().during(Phase::Kept)?.flatten();
+    let served = kept.server.map(|server| Served::noted("the image", server));
+    let server = served.transpose().during(Phase::Kept)?.flatten();
     let how = if kept.server.is_some() { How::Fuse } else { How::Kernel };
-    Ok(Ground {
-        root: Root::Kept(root),
-        image: kept.image,
-        how,
-        meta: kept.meta,
-        server,
-        pid: None,
-        cache: None,
-    })
+    Ok(Ground { root: Root::Kept(root), image: kept.image, how, meta: kept.meta, server, cache: None })
 }

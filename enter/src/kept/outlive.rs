@@ -1,58 +1,15 @@
-//! The process that serves a kept container's image: it has to outlive the step that started it.
+//! Kept containers' servers outlive the step that started them.
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use grus_core::kept::Server;
-use rustix::io::Errno;
-use rustix::process::{pidfd_open, Pid, PidfdFlags};
-
-use crate::call::{Broken, Called};
-
-/// What tells it from a later process of the same number.
-pub fn told(pid: Pid) -> Called<Server> {
-    let pid = number(pid);
-    let started = started(pid).ok_or_else(|| Broken::new(format!("read(/proc/{pid}/stat)"), Errno::SRCH))?;
-    Ok(Server { pid, started })
-}
-
-/// Whether it runs.
-pub fn runs(server: Server) -> bool {
-    started(server.pid) == Some(server.started)
-}
-
-/// A pidfd of it, if it runs.
-pub fn watch(server: Server) -> Called<Option<OwnedFd>> {
-    let Some(pid) = i32::try_from(server.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
-    match pidfd_open(pid, PidfdFlags::empty()) {
-        // Asked after the descriptor was had, so it is of this very process.
-        Ok(watch) => Ok(runs(server).then_some(watch)),
-        Err(Errno::SRCH) => Ok(None),
-        Err(e) => Err(Broken::new("pidfd_open(squashfuse_ll)", e)),
-    }
-}
-
-/// Start time of a live process (proc_pid_stat(5), field 22; the name in field 2 may hold anything but ends at the
-/// last parenthesis).
-fn started(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(started)
-}
-
-/// A process id as its number.
-fn number(pid: Pid) -> u32 {
-    pid.as_raw_nonzero().get().unsigned_abs()
-}
+use grus_core::server::Server;
 
 /// Moves it out of the step's and the job's control groups: Slurm would find those in use when the step ends, or end
 /// the server with it. It goes to where Slurm keeps its own processes, above the jobs. Where that fails it stays:
 /// the container works, and breaks with the step at worst, which a later step is told.
-pub fn outlive_step(pid: Pid) {
-    let pid = number(pid);
+pub fn outlive_step(server: Server) {
+    let pid = server.pid;
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for (controllers, group) in groups.lines().filter_map(of_job) {
@@ -121,13 +78,5 @@ mod tests {
         assert_eq!(hierarchy(mounts, "cpu,cpuacct"), Some("/sys/fs/cgroup/cpu".into()));
         assert_eq!(hierarchy(mounts, "name=systemd"), Some("/sys/fs/cgroup/systemd".into()));
         assert_eq!(hierarchy(mounts, "memory"), None);
-    }
-
-    #[test]
-    fn a_process_is_told_from_a_later_one() {
-        let own = told(rustix::process::getpid()).expect("this process");
-        assert!(runs(own) && watch(own).expect("pidfd").is_some());
-        let earlier = Server { started: own.started - 1, ..own };
-        assert!(!runs(earlier) && watch(earlier).expect("pidfd").is_none());
     }
 }

@@ -1,0 +1,198 @@
+//! Ends waits that no signal ends.
+//!
+//! A task that waits for an answer which its image's server has begun to make waits in the kernel, where not even SIGKILL
+//! reaches it. A server that its user has stopped or traces in that moment, or that is broken, would keep the task for
+//! ever; and Slurm drains a node whose tasks it cannot kill. The kernel lets root give a FUSE connection up: every
+//! wait for it then ends with an error (Documentation/filesystems/fuse/fuse.rst, "Aborting a filesystem connection").
+//!
+//! A thread looks every few seconds whether anybody waits at all, which is one read of a file in memory; only then, and
+//! if it was so before, it looks at processes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use grus_core::server::Server;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::process::{getpid, Pid};
+
+use crate::call::{new_mount, stat, Broken, Called};
+use crate::server::{waits_in_kernel, Served};
+use crate::sys::with_signals_blocked;
+
+/// How often is looked. A connection is given up at the third look after a kill at most: well within Slurm's
+/// `UnkillableStepTimeout` of 60 s.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// SIGKILL in the masks of proc_pid_status(5).
+const SIGKILL: u64 = 1 << 8;
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    process: Pid,
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guard {
+    /// Watches the processes of this mount namespace, and gives connections up that keep killed ones; `told` hears what
+    /// such a connection served. Call it as root. None: nothing here is served.
+    pub(crate) fn of(
+        namespace: &OwnedFd,
+        served: &[Served],
+        told: impl Fn(&str) + Send + 'static,
+    ) -> Called<Option<Self>> {
+        if served.is_empty() {
+            return Ok(None);
+        }
+        let control = new_mount("fusectl", &[], MountAttrFlags::empty())?;
+        let connections: Vec<Connection> =
+            served.iter().map(|served| Connection::open(&control, served)).collect::<Called<_>>()?;
+        let inode = stat(namespace, "ns/mnt".as_ref())?.st_ino;
+        let (end, ended) = channel();
+        let thread = with_signals_blocked(|| {
+            std::thread::Builder::new()
+                .name("grus-guard".into())
+                .stack_size(512 << 10)
+                .spawn(move || watch(&connections, inode, &ended, told))
+        });
+        let thread = thread.map_err(|e| Broken::io("clone(CLONE_THREAD)", &e))?;
+        Ok(Some(Self { process: getpid(), end: Some(end), thread: Some(thread) }))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let (end, thread) = (self.end.take(), self.thread.take());
+        if getpid() != self.process {
+            // A task, forked from who has the thread.
+            std::mem::forget((end, thread));
+            return;
+        }
+        drop(end);
+        // It catches nothing, and its panic would be nobody's here.
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+/// A FUSE connection, by its directory in the control file system: empty once the connection is gone, whoever has its
+/// number later.
+#[derive(Debug)]
+struct Connection {
+    of: String,
+    server: Server,
+    directory: OwnedFd,
+}
+
+impl Connection {
+    fn open(control: &OwnedFd, served: &Served) -> Called<Self> {
+        let number = served.server.connection;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(control, number.to_string(), flags, Mode::empty())
+            .map_err(|e| Broken::new(format!("openat(fusectl, {number})"), e))?;
+        Ok(Self { of: served.of.clone(), server: served.server, directory })
+    }
+
+    /// Opened for each use: what `waiting` says is fixed by the first read of it.
+    fn file(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat(&self.directory, name, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Whether a request waits for its answer.
+    fn is_waited_for(&self) -> bool {
+        let mut text = [0; 1];
+        let read = self.file("waiting", OFlags::RDONLY).and_then(|file| rustix::io::read(file, &mut text));
+        read.is_ok_and(|length| length == 1 && text[0] != b'0')
+    }
+
+    fn give_up(&self) -> Result<(), Errno> {
+        rustix::io::write(self.file("abort", OFlags::WRONLY)?, b"1").map(drop)
+    }
+}
+
+fn watch(connections: &[Connection], namespace: u64, ended: &Receiver<()>, told: impl Fn(&str)) {
+    let mut before = false;
+    let mut killed = BTreeSet::new();
+    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        let waited_for: Vec<_> = connections.iter().filter(|connection| connection.is_waited_for()).collect();
+        if waited_for.is_empty() || !before {
+            before = !waited_for.is_empty();
+            killed.clear();
+            continue;
+        }
+        let seen = Seen::of(namespace);
+        if seen.killed.intersection(&killed).next().is_some() {
+            // A server that waits for its file system will answer once that does; only where nobody else is in the
+            // container can no harm come of not waiting.
+            let hopeless = waited_for.iter().filter(|c| !seen.others || !waits_in_kernel(c.server));
+            for connection in hopeless {
+                if connection.give_up().is_ok() {
+                    told(&connection.of);
+                }
+            }
+        }
+        killed = seen.killed;
+    }
+}
+
+/// The processes of a mount namespace.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Those that have been killed and not gone yet.
+    killed: BTreeSet<u32>,
+    /// Whether there are others.
+    others: bool,
+}
+
+impl Seen {
+    fn of(namespace: u64) -> Self {
+        let mut seen = Self::default();
+        for pid in numbers(Path::new("/proc")) {
+            let threads = Path::new("/proc").join(pid.to_string()).join("task");
+            // A first thread that has ended is in no namespace, its siblings are.
+            let inside = |thread: &u32| is_inside(&threads.join(thread.to_string()), namespace);
+            if !inside(&pid)
+                && (!has_ended(&threads.join(pid.to_string())) || !numbers(&threads).any(|t| inside(&t)))
+            {
+                continue;
+            }
+            match numbers(&threads).any(|thread| is_killed(&threads.join(thread.to_string()))) {
+                true => _ = seen.killed.insert(pid),
+                false => seen.others = true,
+            }
+        }
+        seen
+    }
+}
+
+/// Entries that are numbers.
+fn numbers(dir: &Path) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn is_inside(thread: &Path, namespace: u64) -> bool {
+    let link = fs::read_link(thread.join("ns/mnt")).unwrap_or_default();
+    link.as_os_str() == format!("mnt:[{namespace}]").as_str()
+}
+
+fn has_ended(thread: &Path) -> bool {
+    field(thread, "State:").is_some_and(|state| state.starts_with('Z'))
+}
+
+fn is_killed(thread: &Path) -> bool {
+    field(thread, "SigPnd:")
+        .is_some_and(|mask| u64::from_str_radix(&mask, 16).is_ok_and(|mask| mask & SIGKILL != 0))
+}
+
+fn field(thread: &Path, name: &str) -> Option<String> {
+    let status = fs::read_to_string(thread.join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+}
