@@ -56,6 +56,15 @@ pub(crate) enum Root {
     Kept(OwnedFd),
 }
 
+impl Root {
+    /// The mount.
+    pub fn mount(&self) -> &OwnedFd {
+        match self {
+            Root::Image(mount) | Root::Kept(mount) => mount,
+        }
+    }
+}
+
 /// Acts the plan out on the calling thread, which is in the new namespace afterwards and fit for nothing else.
 /// Returns the namespace, and the tree to save where one is wanted and differs from the image.
 pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {

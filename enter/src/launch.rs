@@ -125,9 +125,7 @@ fn on(
     progress.enter(Phase::Plan, &mut clock);
     let sources = Sources::new(credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
-    let tree = match &root {
-        Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
-    };
+    let tree = Tree::new(root.mount());
     let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
     let devices = cdi::wanted(inputs);
     let launch = Launch {
@@ -151,15 +149,15 @@ fn on(
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
     let others = own_namespaces(plan.namespaces)?;
-    let save = inputs.request.save.is_some();
-    let act =
-        Act { plan: &plan, root, sources: &sources, own, user: (inputs.uid, inputs.gid), volatile, save };
+    let (user_ids, save) = ((inputs.uid, inputs.gid), inputs.request.save.is_some());
+    let act = Act { plan: &plan, root, sources: &sources, own, user: user_ids, volatile, save };
     let (namespace, saved) = apply(act, &mut clock)?;
     progress.enter(Phase::Verify, &mut clock);
     verify(&plan, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
     let servers = maker.servers.into_inner();
     let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
     let told = running::told(inputs, &plan, joined).during(Phase::Verify)?;
+    let (timings, seccomp) = (clock.stop(), inputs.site.security.seccomp);
     Ok(Container {
         namespace,
         others,
@@ -168,9 +166,9 @@ fn on(
         plan,
         ruling,
         meta,
-        timings: clock.stop(),
+        timings,
         cache,
-        seccomp: inputs.site.security.seccomp,
+        seccomp,
         servers,
         told,
     })
