@@ -129,7 +129,7 @@ fn on(
     let tree = match &root {
         Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
     };
-    let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
+    let ruling = ruling(inputs, credentials, (&tree, &sources), &config, &name(inputs, meta.as_ref()))?;
     let devices = cdi::wanted(inputs);
     let launch = Launch {
         request: &inputs.request,

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use grus_core::plan::wish;
 use grus_core::request::Request;
 use grus_core::site::Site;
 use grus_core::swap::{check_launcher, Launcher, Mode, Ruling};
@@ -34,12 +35,12 @@ pub fn rule(
     grus: &Program,
 ) -> Result<Option<Box<Ruling>>, Refusal> {
     let (Some(image), Some(resolved)) = (&request.image, &request.resolved) else { return Ok(None) };
-    let mode = mode(request, site);
-    let profiles = profiles(mode, || Profiles::load(stacks))?;
+    let wish = wish(request, site, None)?;
+    let profiles = profiles(&wish, || Profiles::load(stacks))?;
     let basis = Basis {
         image: &resolved.path,
         digest: resolved.digest.as_ref(),
-        mode,
+        wish: &wish,
         glibc: site.mpi.glibc,
         profiles: &profiles,
     };
@@ -50,9 +51,9 @@ pub fn rule(
     let kept = repositories.first().and_then(|own| basis.place(own)).and_then(|place| read(&place));
     let mut ruling = match kept {
         Some(ruling) => ruling,
-        None => match grus.rule(&resolved.path, &image.shown(), mode) {
-            Ok(answer) => Result::from(answer)?,
-            Err(refusal) if *mode == Mode::Auto => {
+        None => match grus.rule(&resolved.path, &image.shown(), &wish) {
+            Ok(answer) => Result::from(answer).map_err(|why| wish.told(why))?,
+            Err(refusal) if wish.mode == Mode::Auto => {
                 say::note(&format!("{refusal}; the nodes look themselves"));
                 return Ok(None);
             }
