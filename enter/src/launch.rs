@@ -109,6 +109,7 @@ pub(crate) fn container(
         // Nothing was decided of this one.
         inputs.image = ground.image.clone();
         inputs.request.ruling = None;
+        inputs.request.module_ruling = None;
     }
     on(ground, &inputs, &credentials, deadline, clock, &progress)
 }

@@ -29,8 +29,14 @@ pub(crate) fn ruling(
     let (request, site) = (&inputs.request, &inputs.site);
     let wish = plan::wish(request, site, Some((tree, host)))?;
     // Modules that submission could not know of make another question of it.
-    let same = plan::wish(request, site, None).is_ok_and(|then| then == wish);
-    let sent = request.ruling.as_deref().filter(|_| same);
+    let sent = match plan::wish(request, site, None).is_ok_and(|then| then == wish) {
+        true => request.ruling.as_deref(),
+        false => {
+            let of_module =
+                request.module_ruling.as_deref().filter(|of| Some(&of.first) == wish.first.as_ref());
+            of_module.map(|of| &of.ruling)
+        }
+    };
     if wish.is_image() || sent.is_some_and(|ruling| ruling.profiles.is_none()) {
         return Ok(sent.cloned());
     }

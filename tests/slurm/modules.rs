@@ -140,10 +140,10 @@ fn an_image_with_a_newer_libfabric_is_refused_or_keeps_its_own(lab: &Lab) {
         let output = ran_on(lab, run(lab, "mpi-mpich-5.0.2", &[]), false);
         let output = left_out.iter().fold(output, |output, word| output.stderr_has(word));
         assert_eq!(output.stderr.matches(OLDER).count(), 1, "told once\n{output}");
-        let words = ["error: the module 'fabric' cannot be had: image lab.test/mpi-mpich-5.0.2:1: ", OLDER];
+        let words = ["error: grus: the module 'fabric' cannot be had: image lab.test/mpi-mpich-5.0.2:1: ", OLDER];
         let output = run(lab, "mpi-mpich-5.0.2", &["--container-module=fabric"]);
         let hint =
-            "hint: leave it out, or take another image; 'grus explain IMAGE --stack intel-fabric' shows";
+            "hint: leave it out, take another image, or ask the administrator; 'grus explain IMAGE --stack intel-fabric'";
         assert!(!output.stderr.contains("task 0"), "nothing was started\n{output}");
         refused(output, &[&words[..], &[hint]].concat());
     });
@@ -156,7 +156,7 @@ fn a_stack_that_the_site_lacks_is_refused_or_told(lab: &Lab) {
         let output = ran_on(lab, run(lab, "mpi-mpich-4.2.3", &[]), false).stderr_has(told);
         assert_eq!(output.stderr.matches(told).count(), 1, "told once\n{output}");
         let words =
-            ["the module 'fabric' cannot be had: there is no host stack 'gone'", "tell the administrator"];
+            ["the module 'fabric' cannot be had: there is no host stack 'gone'", "ask the administrator"];
         refused(run(lab, "mpi-mpich-4.2.3", &["--container-module=fabric"]), &words);
         // An image that has nothing to replace hears of nothing.
         let image = format!("--container-image={}", lab.system_image("busybox"));

@@ -24,7 +24,7 @@ pub use decide::{decide, Launch};
 pub use devices::wants_devices;
 pub use driver::{fits, Fit};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
-pub use modules::{modules, standings, wish, Standing};
+pub use modules::{fullest_wish, modules, standings, wish, Standing};
 pub use resolve::exists;
 pub use seen::Seen;
 

@@ -41,6 +41,26 @@ pub fn wish(
     Wish::of(said, default, &active(&site.module, request.modules.as_ref(), around)?)
 }
 
+/// Whose libraries are wanted on a node that has every device, with an image that has everything: where this is not what
+/// submission knows, it decides this case, too, so that nodes need not.
+pub fn fullest_wish(request: &Request, site: &Site) -> Result<Wish, Refusal> {
+    struct All;
+    impl Surroundings for All {
+        fn device(&self, _: &AbsPath) -> bool {
+            true
+        }
+
+        fn image(&self, _: &AbsPath) -> bool {
+            true
+        }
+    }
+    let modules = match bring_libraries(&site.module) {
+        true => active(&site.module, request.modules.as_ref(), Some(&All))?,
+        false => vec![],
+    };
+    Wish::of(request.mpi.as_ref(), &site.mpi.default, &modules)
+}
+
 /// The modules that the container gets with this swap. One that came by itself is nothing without its libraries: its
 /// variables would speak of a fabric that the image's own libraries need not have.
 pub fn modules<'a>(

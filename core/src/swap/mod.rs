@@ -28,7 +28,7 @@ mod wish;
 pub use decide::decide;
 pub use family::provider_family;
 pub use launcher::{check_launcher, Launcher, LauncherNote};
-pub use ruling::{Answer, Ruling, MAX_RULING};
+pub use ruling::{Answer, ModuleRuling, Ruling, MAX_RULING};
 pub use trace::{judge as judge_trace, ENVIRONMENT as TRACE_ENVIRONMENT};
 pub use wish::{Brought, Wish};
 

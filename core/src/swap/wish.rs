@@ -1,9 +1,11 @@
 //! Whose libraries a container gets: what the user says, the site's modules that bring a host stack, and the site's
 //! default, put together in one way for submission, nodes and tools.
 
+use serde::{Deserialize, Serialize};
+
 use super::Mode;
 use crate::module::{Active, ModuleName};
-use crate::refusal::{printable, Cause, Refusal};
+use crate::refusal::{printable, Refusal};
 
 /// What is wanted of the host's libraries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +19,8 @@ pub struct Wish {
 }
 
 /// A host stack that a module brings. As text: `MODULE=STACK`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Brought {
     /// The module.
     pub module: ModuleName,
@@ -85,13 +88,10 @@ impl Wish {
     /// A refusal of the swap as one of the module that asks for it.
     pub fn told(&self, refusal: Refusal) -> Refusal {
         let Some(module) = &self.asked else { return refusal };
-        let hint = match refusal.cause {
-            Cause::Image => format!(
-                "leave it out, or take another image; 'grus explain IMAGE --stack {}' shows each library",
-                self.mode
-            ),
-            _ => "leave it out, and tell the administrator".into(),
-        };
+        let hint = format!(
+            "leave it out, take another image, or ask the administrator; 'grus explain IMAGE --stack {}' shows each library",
+            self.mode
+        );
         let what = format!("the module '{}' cannot be had: {}", module.as_str(), refusal.what);
         Refusal { what, hint: Some(hint), ..refusal }
     }

@@ -183,7 +183,7 @@ impl Host for OwnView {
         // A FIFO is not opened.
         (self.source(path, opener) == Ok(Kind::File))
             .then(|| fs::File::open(path.as_path()).ok())?
-            .map(library::facts)?
+            .map(library::linkage)?
     }
 
     fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {
