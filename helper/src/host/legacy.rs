@@ -94,6 +94,21 @@ fn spec(listed: &str) -> Result<Value, Refusal> {
     let mut devices: Vec<Value> =
         gpus.iter().map(|(number, path)| device(&number.to_string(), vec![node(path)])).collect();
     devices.push(device("all", gpus.values().map(node).collect()));
+    Ok(json!({
+        "cdiVersion": "0.5.0",
+        "kind": "nvidia.com/gpu",
+        "devices": devices,
+        "containerEdits": {
+            "env": ["NVIDIA_VISIBLE_DEVICES=void"],
+            "deviceNodes": common,
+            "hooks": hooks(links, version, &folders),
+            "mounts": mounts,
+        },
+    }))
+}
+
+/// The hooks that nvidia-ctk would write for it.
+fn hooks(links: Vec<String>, version: Option<&str>, folders: &BTreeSet<AbsPath>) -> Vec<Value> {
     let hook = |words: Vec<String>| {
         let words: Vec<String> = std::iter::once("nvidia-cdi-hook".to_owned()).chain(words).collect();
         json!({ "hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook", "args": words })
@@ -109,17 +124,7 @@ fn spec(listed: &str) -> Result<Value, Refusal> {
     let folders = folders.iter().map(AbsPath::to_string).collect();
     hooks.push(hook(pairs("update-ldcache", "--folder", folders)));
     hooks.push(hook(vec!["disable-device-node-modification".into()]));
-    Ok(json!({
-        "cdiVersion": "0.5.0",
-        "kind": "nvidia.com/gpu",
-        "devices": devices,
-        "containerEdits": {
-            "env": ["NVIDIA_VISIBLE_DEVICES=void"],
-            "deviceNodes": common,
-            "hooks": hooks,
-            "mounts": mounts,
-        },
-    }))
+    hooks
 }
 
 #[cfg(test)]
