@@ -3,6 +3,7 @@
 
 mod extras;
 mod first;
+mod gpu;
 mod pagein;
 mod setup;
 mod steps;

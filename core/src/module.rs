@@ -9,6 +9,7 @@ use crate::environment::Rules;
 use crate::mount::{Mount, What};
 use crate::path::AbsPath;
 use crate::refusal::{nearest, printable, Refusal};
+use crate::swap::Mode;
 
 /// All modules of a site, by name.
 pub type Modules = BTreeMap<ModuleName, Module>;
@@ -27,6 +28,8 @@ pub struct Module {
     pub image_has: Vec<AbsPath>,
     /// Binds, in the grammar of `--mount`.
     pub binds: Vec<String>,
+    /// A host stack whose libraries it brings; empty: none.
+    pub libraries: String,
     /// Variables.
     pub environment: Rules,
     /// Modules that it cannot be together with.
@@ -154,6 +157,9 @@ impl Module {
             When::IfImageHas if self.image_has.is_empty() => return wrong("'if image has' needs image-has"),
             _ => {}
         }
+        if self.stack().is_some_and(|stack| !matches!(Mode::parse(stack), Ok(Mode::Stack(_)))) {
+            return wrong("libraries must name a host stack");
+        }
         for text in &self.binds {
             match Mount::parse(text, &AbsPath::root()) {
                 Ok(mount) if matches!(mount.what, What::Bind { .. }) => {}
@@ -164,26 +170,41 @@ impl Module {
         Ok(())
     }
 
+    /// The host stack whose libraries it brings.
+    pub fn stack(&self) -> Option<&str> {
+        Some(self.libraries.as_str()).filter(|stack| !stack.is_empty())
+    }
+
     /// Its binds, parsed.
     pub fn mounts(&self) -> Vec<Mount> {
         self.binds.iter().filter_map(|text| Mount::parse(text, &AbsPath::root()).ok()).collect()
     }
 
-    fn has_device(&self, around: &dyn Surroundings) -> bool {
-        self.devices.is_empty() || self.devices.iter().any(|path| around.device(path))
+    /// `unseen` is the answer where nobody can look.
+    fn has_device(&self, around: Option<&dyn Surroundings>, unseen: bool) -> bool {
+        let any = |around: &dyn Surroundings| self.devices.iter().any(|path| around.device(path));
+        self.devices.is_empty() || around.map_or(unseen, any)
     }
 
-    fn suits(&self, around: &dyn Surroundings) -> bool {
-        self.image_has.is_empty() || self.image_has.iter().any(|path| around.image(path))
+    fn suits(&self, around: Option<&dyn Surroundings>, unseen: bool) -> bool {
+        let any = |around: &dyn Surroundings| self.image_has.iter().any(|path| around.image(path));
+        self.image_has.is_empty() || around.map_or(unseen, any)
     }
+}
+
+/// Whether a module of the site brings libraries.
+pub fn bring_libraries(modules: &Modules) -> bool {
+    modules.values().any(|module| module.stack().is_some())
 }
 
 /// Which modules a container gets: those asked for, in that order, then the site's own, in the order of their names. Of
 /// the latter, one that does not go together with an earlier one is left out.
+///
+/// Submission, which knows neither node nor image, has no `around`: those asked for, and what comes by itself anywhere.
 pub fn active<'a>(
     modules: &'a Modules,
     asked: Option<&Asked>,
-    around: &dyn Surroundings,
+    around: Option<&dyn Surroundings>,
 ) -> Result<Vec<Active<'a>>, Refusal> {
     let mut all: Vec<Active> = vec![];
     for name in asked.iter().flat_map(|asked| &asked.names) {
@@ -195,14 +216,14 @@ pub fn active<'a>(
             ))
             .hint("ask for one of them"));
         }
-        if !module.has_device(around) {
+        if !module.has_device(around, true) {
             return Err(lacking(
                 name,
                 "this node has none of its devices",
                 "run on nodes that have one, or leave it out",
             ));
         }
-        if !module.suits(around) {
+        if !module.suits(around, true) {
             return Err(lacking(
                 name,
                 "the image has nothing that it is for",
@@ -214,7 +235,8 @@ pub fn active<'a>(
     let only = asked.is_some_and(|asked| asked.only);
     for (name, module) in modules.iter().filter(|_| !only) {
         let there = all.iter().any(|other| other.name == name || conflict(other, name, module));
-        if !there && module.when != When::OnRequest && module.has_device(around) && module.suits(around) {
+        let comes = module.when != When::OnRequest;
+        if comes && !there && module.has_device(around, false) && module.suits(around, false) {
             all.push(Active { name, module, asked: false });
         }
     }

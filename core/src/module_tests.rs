@@ -36,7 +36,7 @@ fn modules() -> Modules {
 fn names(asked: Option<&str>, around: &Around) -> Result<Vec<String>, Refusal> {
     let asked = asked.map(Asked::parse).transpose()?;
     let modules = modules();
-    let active = active(&modules, asked.as_ref(), around)?;
+    let active = active(&modules, asked.as_ref(), Some(around))?;
     Ok(active.iter().map(|active| active.name.as_str().to_owned()).collect())
 }
 
@@ -79,12 +79,25 @@ fn what_is_asked_for_is_had_or_refused() {
 }
 
 #[test]
+fn submission_counts_what_is_asked_for_and_what_comes_anywhere() {
+    let modules = modules();
+    for (asked, expected) in [("quiet,library", "quiet,library,always"), ("none,fabric", "fabric")] {
+        let asked = Asked::parse(asked).expect("names");
+        let active = active(&modules, Some(&asked), None).expect("known");
+        let names: Vec<&str> = active.iter().map(|active| active.name.as_str()).collect();
+        assert_eq!(names.join(","), expected);
+    }
+    assert!(active(&modules, Some(&Asked::parse("fabirc").expect("a name")), None).is_err());
+}
+
+#[test]
 fn modules_that_cannot_be_meant_are_refused() {
     for (text, why) in [
         ("[a]\nwhen = 'if device present'", "module.a: 'if device present' needs devices"),
         ("[a]\nwhen = 'if image has'", "needs image-has"),
         ("[a]\nbinds = ['/a:x']", "'x' is not an absolute path"),
         ("[a]\nbinds = ['type=tmpfs,destination=/x']", "only binds are possible"),
+        ("[a]\nlibraries = 'auto'", "libraries must name a host stack"),
         ("[a]\nconflicts = ['b']", "conflicts with 'b', which is no module"),
     ] {
         let modules: Modules = toml::from_str(text).expect(text);

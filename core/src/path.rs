@@ -64,7 +64,11 @@ impl AbsPath {
 
     /// Whether this is `other` or below it.
     pub fn is_within(&self, other: &AbsPath) -> bool {
-        self.as_path().starts_with(other.as_path())
+        // Both have single slashes and none at their end.
+        match self.0.strip_prefix(other.0.as_str()) {
+            Some(rest) => rest.is_empty() || rest.starts_with('/') || other.0 == "/",
+            None => false,
+        }
     }
 
     /// The path one component further down. `name` must be one component.

@@ -292,6 +292,14 @@ pub const MODULE_KEYS: &[Key] = &[
                for by name: then it is an error, but for binds with 'optional'.",
     },
     Key {
+        name: "libraries",
+        default: "\"\"",
+        text: "The name of a host stack (mpi.default tells of them) whose libraries take the place of the image's where \
+               they are proved to fit. It comes before mpi.default; --container-mpi of a user comes before it. Where it \
+               does not fit, a module that was asked for is refused, and one that comes by itself is left out with a \
+               warning; quietly where the image has neither MPI nor libfabric.",
+    },
+    Key {
         name: "environment",
         default: "{}",
         text: "Variables, as in [environment]: set, prepend, append, unset, keep. They are above the image's and below \
@@ -307,8 +315,8 @@ pub const MODULE_KEYS: &[Key] = &[
 
 /// What modules are.
 pub const MODULES: &str =
-    "A [module.NAME] holds what containers get together, for a fabric or a service of the site: binds \
-    and variables. Users ask for modules by --container-module; others come by themselves. Examples to copy: \
+    "A [module.NAME] holds what containers get together, for a fabric or a service of the site: binds, \
+    libraries and variables. Users ask for modules by --container-module; others come by themselves. Examples to copy: \
     /usr/share/doc/grus/grus.d.";
 
 /// The shipped, annotated `grus.toml`: every key with its text, commented out at its default.

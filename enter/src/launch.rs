@@ -108,6 +108,7 @@ pub(crate) fn container(
         // Nothing was decided of this one.
         inputs.image = ground.image.clone();
         inputs.request.ruling = None;
+        inputs.request.module_ruling = None;
     }
     on(ground, &inputs, &credentials, deadline, clock, &progress)
 }
@@ -126,7 +127,7 @@ fn on(
     let sources = Sources::new(credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
     let tree = Tree::new(root.mount());
-    let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
+    let ruling = ruling(inputs, credentials, (&tree, &sources), &config, &name(inputs, meta.as_ref()))?;
     let devices = cdi::wanted(inputs);
     let launch = Launch {
         request: &inputs.request,

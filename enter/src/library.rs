@@ -12,6 +12,12 @@ pub fn facts(file: File) -> Option<Object> {
     Object::read(&Pieces { file, size }).ok()?
 }
 
+/// The same without its symbols.
+pub fn linkage(file: File) -> Option<Object> {
+    let size = file.metadata().ok().filter(|meta| meta.is_file())?.len();
+    Object::linkage(&Pieces { file, size }).ok()?
+}
+
 /// A file, read where it is asked for.
 struct Pieces {
     file: File,

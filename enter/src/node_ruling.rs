@@ -5,9 +5,9 @@ use std::path::Path;
 
 use grus_core::elf::{ImageFacts, MAX_FACTS};
 use grus_core::image::ImageConfig;
-use grus_core::plan::{exists, Opener, Rootfs};
+use grus_core::plan::{self, exists, Host, Opener, Rootfs};
 use grus_core::repository::Layout;
-use grus_core::swap::{Mode, Question, Ruling};
+use grus_core::swap::{Mode, Question, Ruling, Wish};
 use grus_core::Refusal;
 
 use crate::builder::Inputs;
@@ -22,13 +22,22 @@ use crate::site::Profiles;
 pub(crate) fn ruling(
     inputs: &Inputs,
     credentials: &Credentials,
-    tree: &dyn Rootfs,
+    (tree, host): (&dyn Rootfs, &dyn Host),
     config: &ImageConfig,
     name: &str,
 ) -> Result<Option<Ruling>, Failure> {
-    let sent = inputs.request.ruling.as_deref();
-    let mode = inputs.request.mpi.as_ref().unwrap_or(&inputs.site.mpi.default);
-    if *mode == Mode::Image || sent.is_some_and(|ruling| ruling.profiles.is_none()) {
+    let (request, site) = (&inputs.request, &inputs.site);
+    let wish = plan::wish(request, site, Some((tree, host)))?;
+    // Modules that submission could not know of make another question of it.
+    let sent = match plan::wish(request, site, None).is_ok_and(|then| then == wish) {
+        true => request.ruling.as_deref(),
+        false => {
+            let of_module =
+                request.module_ruling.as_deref().filter(|of| Some(&of.first) == wish.first.as_ref());
+            of_module.map(|of| &of.ruling)
+        }
+    };
+    if wish.is_image() || sent.is_some_and(|ruling| ruling.profiles.is_none()) {
         return Ok(sent.cloned());
     }
     let profiles = match &inputs.stacks {
@@ -38,11 +47,11 @@ pub(crate) fn ruling(
     if let Some(ruling) = sent.filter(|ruling| ruling.holds(profiles.digest())) {
         return Ok(Some(ruling.clone()));
     }
-    if profiles.is_empty() && *mode == Mode::Auto {
+    if profiles.is_empty() && wish.is_auto() {
         return Ok(None);
     }
     let Some(facts) = facts(inputs.image.as_path(), credentials)? else {
-        return unknown(mode, &profiles, name).map(Some).map_err(Failure::from);
+        return unknown(&wish, &profiles, name).map(Some).map_err(Failure::from);
     };
     let stacks = profiles.parse()?;
     let question = Question {
@@ -50,11 +59,12 @@ pub(crate) fn ruling(
         library_path: &config.library_path(),
         image_name: name,
         stacks: &stacks,
-        mode,
+        first: wish.first.as_ref(),
+        mode: &wish.mode,
         glibc: inputs.site.mpi.glibc,
         taken: &|path| exists(tree, path),
     };
-    Ok(Some(Ruling::decide(&question, profiles.digest().clone())?))
+    Ok(Some(Ruling::decide(&question, profiles.digest().clone()).map_err(|why| wish.told(why))?))
 }
 
 /// The facts beside the image, read as the user; those of another version or of nobody count as none.
@@ -70,14 +80,14 @@ fn facts(image: &Path, credentials: &Credentials) -> Result<Option<ImageFacts>, 
 }
 
 /// Without facts nothing can be proved.
-fn unknown(mode: &Mode, profiles: &Profiles, name: &str) -> Result<Ruling, Refusal> {
+fn unknown(wish: &Wish, profiles: &Profiles, name: &str) -> Result<Ruling, Refusal> {
     let why = format!(
         "image {name}: its libraries were not inspected, so no host stack of this node can be proved to fit"
     );
-    match mode {
-        Mode::Auto => Ok(Ruling::unknown(profiles.digest().clone(), format!("the image's own MPI runs: {why}"))),
-        _ => Err(Refusal::user(why).hint(
+    match wish.mode {
+        Mode::Auto | Mode::Image => Ok(Ruling::unknown(profiles.digest().clone(), format!("the image's own MPI runs: {why}"))),
+        _ => Err(wish.told(Refusal::user(why).hint(
             "this node's host stacks differ from those of the submitting host; 'grus pull' or 'grus import' the image",
-        )),
+        ))),
     }
 }

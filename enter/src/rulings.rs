@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use grus_core::digest::Digest;
 use grus_core::path::AbsPath;
 use grus_core::repository::Layout;
-use grus_core::swap::{GlibcRule, Mode, Ruling, MAX_RULING};
+use grus_core::swap::{Brought, GlibcRule, Ruling, Wish, MAX_RULING};
 use sha2::Digest as _;
 
 use crate::read::{small, Small};
@@ -21,8 +21,8 @@ pub struct Basis<'a> {
     pub image: &'a AbsPath,
     /// Its digest where it has one.
     pub digest: Option<&'a Digest>,
-    /// What was asked for.
-    pub mode: &'a Mode,
+    /// What is wanted.
+    pub wish: &'a Wish,
     /// The site's rule for glibc.
     pub glibc: GlibcRule,
     /// The host's profiles.
@@ -30,10 +30,10 @@ pub struct Basis<'a> {
 }
 
 /// The profiles that a ruling depends on, by `read`: none where the image's own MPI is asked for.
-pub fn profiles<E>(mode: &Mode, read: impl FnOnce() -> Result<Profiles, E>) -> Result<Profiles, E> {
-    match mode {
-        Mode::Image => Ok(Profiles::of(vec![])),
-        _ => read(),
+pub fn profiles<E>(wish: &Wish, read: impl FnOnce() -> Result<Profiles, E>) -> Result<Profiles, E> {
+    match wish.is_image() {
+        true => Ok(Profiles::of(vec![])),
+        false => read(),
     }
 }
 
@@ -41,7 +41,7 @@ impl Basis<'_> {
     /// Whether there is anything to rule on. The libraries of a file that was not pulled are not known, and reading
     /// them takes time: without need nobody does.
     pub fn matters(&self) -> bool {
-        let indifferent = *self.mode == Mode::Image || *self.mode == Mode::Auto && self.profiles.is_empty();
+        let indifferent = self.wish.is_image() || self.wish.is_auto() && self.profiles.is_empty();
         self.digest.is_some() || !indifferent
     }
 
@@ -63,7 +63,9 @@ impl Basis<'_> {
             GlibcRule::Auto => "auto",
         };
         let rules = env!("CARGO_PKG_VERSION");
-        let key = [rules, &self.mode.to_string(), glibc, self.profiles.digest().hex()].join("\0");
+        let first = self.wish.first.as_ref().map(Brought::to_string).unwrap_or_default();
+        let key =
+            [rules, &self.wish.mode.to_string(), &first, glibc, self.profiles.digest().hex()].join("\0");
         Some(layout.ruling(&image, &digest_of(&key)))
     }
 }
@@ -83,15 +85,17 @@ pub fn read(place: &Path) -> Option<Ruling> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use grus_core::swap::Mode;
 
-    fn key(image: &str, digest: Option<u8>, mode: Mode, profiles: u8) -> Option<PathBuf> {
+    fn key(image: &str, digest: Option<u8>, wish: impl Into<Wish>, profiles: u8) -> Option<PathBuf> {
+        let wish = wish.into();
         let (image, digest) =
             (AbsPath::parse(image).expect("static"), digest.map(|n| Digest::from_bytes(&[n; 32])));
         let profiles = Profiles::of(vec![("one.toml".into(), profiles.to_string())]);
         Basis {
             image: &image,
             digest: digest.as_ref(),
-            mode: &mode,
+            wish: &wish,
             glibc: GlibcRule::Never,
             profiles: &profiles,
         }
@@ -102,7 +106,9 @@ mod tests {
     fn everything_that_matters_is_in_the_key_and_nothing_else() {
         let one = key("/a", Some(1), Mode::Auto, 1).expect("a key");
         assert_eq!(key("/b", Some(1), Mode::Auto, 1), Some(one.clone()), "the digest is the image");
+        let first = Brought::parse("m=x");
         for other in [
+            key("/a", Some(1), Wish::from(Mode::Auto).after(first), 1),
             key("/a", Some(2), Mode::Auto, 1),
             key("/a", Some(1), Mode::Host, 1),
             key("/a", Some(1), Mode::Stack("x".into()), 1),

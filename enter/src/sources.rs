@@ -95,7 +95,7 @@ impl Host for Sources<'_> {
         // A FIFO or a device is not opened.
         (self.source(path, opener) == Ok(Kind::File))
             .then(|| self.readable(path, opener).ok())?
-            .map(|fd| library::facts(fd.into()))?
+            .map(|fd| library::linkage(fd.into()))?
     }
 
     fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {

@@ -4,9 +4,10 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
+use grus_core::plan::{fullest_wish, wish};
 use grus_core::request::Request;
 use grus_core::site::Site;
-use grus_core::swap::{check_launcher, Launcher, Mode, Ruling};
+use grus_core::swap::{check_launcher, Launcher, Mode, ModuleRuling, Ruling, Wish};
 use grus_core::Refusal;
 use grus_enter::rulings::{profiles, read, Basis};
 use grus_enter::site::Profiles;
@@ -25,21 +26,37 @@ pub fn mode<'a>(request: &'a Request, site: &'a Site) -> &'a Mode {
     request.mpi.as_ref().unwrap_or(&site.mpi.default)
 }
 
-/// Rules on the MPI of the image that a request resolved to. Its warnings are told here, once for the job; nodes do
-/// not repeat them. `None`: there is nothing to rule on, or the nodes decide.
-pub fn rule(
+/// Rules on the libraries of the image that a request resolved to. What the user should know of it is told here, once for
+/// the job, and not by the nodes; but they tell it where a module comes that nobody can know of here.
+pub fn rule(request: &mut Request, site: &Site, stacks: &Path, grus: &Program) -> Result<(), Refusal> {
+    let known = wish(request, site, None)?;
+    let fullest = fullest_wish(request, site)?;
+    let ruling = rule_on(&known, request, site, stacks, grus)?.map(|mut ruling| {
+        ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
+        Box::new(ruling)
+    });
+    if let Some(first) = fullest.first.clone().filter(|_| fullest != known) {
+        let of_module = rule_on(&fullest, request, site, stacks, grus)?;
+        request.module_ruling = of_module.map(|ruling| Box::new(ModuleRuling { first, ruling }));
+    }
+    request.ruling = ruling;
+    Ok(())
+}
+
+/// `None`: there is nothing to rule on, or the nodes decide.
+fn rule_on(
+    wish: &Wish,
     request: &Request,
     site: &Site,
     stacks: &Path,
     grus: &Program,
-) -> Result<Option<Box<Ruling>>, Refusal> {
+) -> Result<Option<Ruling>, Refusal> {
     let (Some(image), Some(resolved)) = (&request.image, &request.resolved) else { return Ok(None) };
-    let mode = mode(request, site);
-    let profiles = profiles(mode, || Profiles::load(stacks))?;
+    let profiles = profiles(wish, || Profiles::load(stacks))?;
     let basis = Basis {
         image: &resolved.path,
         digest: resolved.digest.as_ref(),
-        mode,
+        wish,
         glibc: site.mpi.glibc,
         profiles: &profiles,
     };
@@ -48,19 +65,17 @@ pub fn rule(
     }
     let repositories = image::repositories(site)?;
     let kept = repositories.first().and_then(|own| basis.place(own)).and_then(|place| read(&place));
-    let mut ruling = match kept {
-        Some(ruling) => ruling,
-        None => match grus.rule(&resolved.path, &image.shown(), mode) {
-            Ok(answer) => Result::from(answer)?,
-            Err(refusal) if *mode == Mode::Auto => {
+    match kept {
+        Some(ruling) => Ok(Some(ruling)),
+        None => match grus.rule(&resolved.path, &image.shown(), wish) {
+            Ok(answer) => Result::from(answer).map(Some).map_err(|why| wish.told(why)),
+            Err(refusal) if wish.mode == Mode::Auto => {
                 say::note(&format!("{refusal}; the nodes look themselves"));
-                return Ok(None);
+                Ok(None)
             }
-            Err(refusal) => return Err(refusal),
+            Err(refusal) => Err(refusal),
         },
-    };
-    ruling.swap.warnings.drain(..).for_each(|warning| say::note(&warning));
-    Ok(Some(Box::new(ruling)))
+    }
 }
 
 /// On a node, with the container built: whether the step is launched so that its MPI can work. What the user

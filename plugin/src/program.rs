@@ -9,7 +9,7 @@ use grus_core::path::AbsPath;
 use grus_core::reference::Reference;
 use grus_core::refusal::printable;
 use grus_core::site::Site;
-use grus_core::swap::{Answer, Mode};
+use grus_core::swap::{Answer, Wish};
 use grus_core::Refusal;
 
 use crate::abi;
@@ -55,9 +55,10 @@ impl Program {
     /// Rules on the MPI of an image file, and keeps the ruling in the user's repository; an error where it cannot be
     /// asked. `name` is for messages. What takes time (reading the libraries of a file that was not pulled) is told on
     /// standard error.
-    pub fn rule(&self, image: &AbsPath, name: &str, mode: &Mode) -> Result<Answer, Refusal> {
+    pub fn rule(&self, image: &AbsPath, name: &str, wish: &Wish) -> Result<Answer, Refusal> {
         let mut command = self.command();
-        command.args(["explain", image.as_str(), "--for-launch", &mode.to_string(), "--name", name]);
+        command.args(["explain", image.as_str(), "--for-launch", &wish.mode.to_string(), "--name", name]);
+        command.args(wish.first.as_ref().map(|first| format!("--first={first}")));
         command.stdin(Stdio::null()).stderr(Stdio::inherit());
         let what = format!("to look at the MPI of image {}", printable(name));
         let output =

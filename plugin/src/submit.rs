@@ -148,8 +148,8 @@ fn prepare(
     if request.resolved.is_none() {
         request.resolved = image::resolve(&request, &site, &grus)?;
     }
-    if request.ruling.is_none() {
-        request.ruling = mpi::rule(&request, &site, &settings::stacks(&arguments)?, &grus)?;
+    if request.ruling.is_none() && request.module_ruling.is_none() {
+        mpi::rule(&mut request, &site, &settings::stacks(&arguments)?, &grus)?;
     }
     if role == Role::Job && stays_on_host(&request, &site) {
         say::note(&format!(

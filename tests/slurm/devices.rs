@@ -15,6 +15,7 @@ crate::tests![
     a_step_without_gpus_gets_none_though_its_job_has_some,
     tasks_keep_what_slurm_binds_them_to,
     devices_are_chosen_on_the_command_line,
+    imex_channels_and_mig_rights_are_as_on_the_host,
 ];
 
 /// A directory of /dev with two device nodes, and the file that describes them; gone when dropped.
@@ -165,5 +166,70 @@ fn devices_are_chosen_on_the_command_line(lab: &Lab) {
             .stderr_has("Slurm gave this step nvidia.com/gpu=0")
             .stderr_has("hint: ask Slurm for it");
         let _ = srun(&["--container-device=amd.com/gpu=0"]).failure().stderr_has("and no amd.com/gpu");
+    });
+}
+
+/// Stand-ins for IMEX channels, on a file system of their own as switch/nvidia_imex mounts one for a job, and for the
+/// rights to MIG instances; gone when dropped.
+struct Capabilities;
+
+const CHANNELS: &str = "/dev/nvidia-caps-imex-channels";
+const RIGHTS: &str = "/dev/nvidia-caps";
+
+impl Capabilities {
+    fn new() -> Self {
+        for dir in [CHANNELS, RIGHTS] {
+            fs::create_dir(dir).expect("no driver of NVIDIA's is here");
+        }
+        let made = Self;
+        let _ = Cmd::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "imex", CHANNELS]).run().success();
+        for node in
+            [format!("{CHANNELS}/channel7"), format!("{RIGHTS}/nvidia-cap1"), format!("{RIGHTS}/nvidia-cap2")]
+        {
+            let _ = Cmd::new("mknod").arg("--mode=666").arg(node).args(["c", "1", "7"]).run().success();
+        }
+        made
+    }
+}
+
+impl Drop for Capabilities {
+    fn drop(&mut self) {
+        let _ = Cmd::new("umount").arg(CHANNELS).run();
+        for dir in [CHANNELS, RIGHTS] {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}
+
+fn imex_channels_and_mig_rights_are_as_on_the_host(lab: &Lab) {
+    let _capabilities = Capabilities::new();
+    let gpus = Gpus::new(lab, "imex");
+    // The GPU that the step is not given has a right of its own, as MIG instances have, and names the job's channel.
+    let text = fs::read_to_string(gpus.cdi.join("gpus.json")).expect("lab");
+    let other = gpus.files()[1].display().to_string();
+    let more = [format!("{RIGHTS}/nvidia-cap2"), format!("{CHANNELS}/channel7")];
+    let more = more.map(|path| format!(r#",{{"path":"{path}"}}"#)).concat();
+    let text = text.replace(&format!(r#"{{"path":"{other}"}}"#), &format!(r#"{{"path":"{other}"}}{more}"#));
+    fs::write(gpus.cdi.join("gpus.json"), text).expect("lab");
+    let image = format!("--container-image={}", lab.system_image("busybox"));
+    let look = format!(
+        "ls {CHANNELS} {RIGHTS}; for node in {CHANNELS}/channel7 {RIGHTS}/nvidia-cap1 {RIGHTS}/nvidia-cap2; do \
+         head -c1 $node >/dev/null 2>&1 && echo opens $node; done; true"
+    );
+    gpus.on(lab, "gpusimex", false, |cluster| {
+        let srun = |args: &[&str]| {
+            let run = cluster.user("srun").args(args).args(["sh", "-c", &look]).run().success();
+            run.stdout
+        };
+        let host = srun(&["--gres=gpu:1"]);
+        assert_eq!(host.matches("opens ").count(), 3, "{host}");
+        assert_eq!(srun(&[&image]), host, "without a GPU");
+        assert_eq!(srun(&[&image, "--gres=gpu:2"]), host, "with both");
+        let one = srun(&[&image, "--gres=gpu:1"]);
+        assert_eq!(
+            one,
+            host.replace(&format!("opens {RIGHTS}/nvidia-cap2\n"), ""),
+            "the other's right is hidden"
+        );
     });
 }

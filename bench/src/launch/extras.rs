@@ -13,6 +13,7 @@ use grus_enter::{remove_kept, Inputs};
 use grus_tests::Cluster;
 use serde_json::{Map, Value};
 
+use super::gpu;
 use super::setup::{build, inputs};
 use crate::figures::{rounded, Samples};
 
@@ -20,8 +21,8 @@ use crate::figures::{rounded, Samples};
 const ROUNDS: usize = 40;
 
 /// Name, options of srun without `--`, lines of grus.toml. `ROOTS` and `USERS` stand for a SquashFS file of root's and
-/// of the user's, `DISK` for a directory on the node's disk, `NAMED` for the one of named containers. The launch itself
-/// is with an image of root's.
+/// of the user's, `DISK` for a directory on the node's disk, `NAMED` for the one of named containers, `GPU` for that of a
+/// CDI file. The launch itself is with an image of root's.
 const ROWS: &[(&str, &[&str], &str)] = &[
     ("tmpfs", &["mount=type=tmpfs,dst=/extra"], ""),
     ("bind", &["mount=/usr:/extra:ro"], ""),
@@ -37,6 +38,8 @@ const ROWS: &[(&str, &[&str], &str)] = &[
     ("remap_root", &["container-remap-root"], ""),
     ("unshare", &["container-unshare=net,ipc,uts"], ""),
     ("slurm", &["container-slurm"], ""),
+    // The 60 files of a GPU's driver.
+    ("gpu_driver", &["container-device=nvidia.com/gpu=0"], "cdi.dirs = ['GPU']\n"),
 ];
 
 /// Microseconds, of the plain launch and of each row.
@@ -48,14 +51,16 @@ pub struct Extras {
 
 /// Measures all rows and the plain launch in turns.
 pub fn measure(cluster: &Cluster, roots: &Path, users: &Path) -> Result<Extras> {
-    let (disk, named) = (cluster.dir().join("disk"), cluster.dir().join("named"));
+    let [disk, named, cdi] = ["disk", "named", "cdi"].map(|name| cluster.dir().join(name));
     std::fs::create_dir_all(&disk)?;
+    gpu::driver(&cdi)?;
     let filled = |text: &str| {
         let of = |path: &Path| path.display().to_string();
         text.replace("ROOTS", &of(roots))
             .replace("USERS", &of(users))
             .replace("DISK", &of(&disk))
             .replace("NAMED", &of(&named))
+            .replace("GPU", &of(&cdi))
     };
     let plain = inputs(cluster.account(), roots)?;
     let row = |options: &[&str], site: &str| -> Result<Inputs> {

@@ -102,6 +102,7 @@ fn parts(facts: &[u8], profile: &str, name: &str) -> Result<[Samples; 3]> {
             library_path: &[],
             image_name: name,
             stacks: &stacks,
+            first: None,
             mode: &Mode::Host,
             glibc: GlibcRule::Never,
             taken: &|_| false,

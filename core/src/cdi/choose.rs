@@ -14,6 +14,8 @@ const GPUS: [&str; 5] =
     ["nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu", "intel.com/gaudi", "habana.ai/gaudi"];
 /// The kind of which images say what they want.
 const NVIDIA: &str = "nvidia.com/gpu";
+/// Where IMEX channels are.
+const CHANNELS: &str = "/dev/nvidia-caps-imex-channels/";
 
 /// What a choice is made from.
 #[derive(Debug)]
@@ -240,7 +242,11 @@ impl<'a> Question<'a> {
         let kinds: BTreeSet<&Kind> = gpus.iter().map(|p| &p.spec.kind).collect();
         let mut hidden: BTreeMap<&AbsPath, &Node> = BTreeMap::new();
         for found in kinds.into_iter().flat_map(|kind| self.registry.devices(kind)) {
-            let shared = |node: &&Node| own.contains(&node.host) || found.spec.edits.nodes.contains(node);
+            // Channels for memory across nodes are given by Slurm to jobs, not with a GPU (switch/nvidia_imex).
+            let channel = |node: &Node| node.host.as_str().starts_with(CHANNELS);
+            let shared = |node: &&Node| {
+                own.contains(&node.host) || found.spec.edits.nodes.contains(node) || channel(node)
+            };
             hidden.extend(found.device.edits.nodes.iter().filter(|n| !shared(n)).map(|n| (&n.host, n)));
         }
         hidden.into_values().collect()

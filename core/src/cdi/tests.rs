@@ -107,6 +107,17 @@ fn every_field_of_the_specification_is_understood() {
 }
 
 #[test]
+fn channels_for_memory_across_nodes_are_never_hidden() {
+    let device = |n: u32| {
+        format!("{{name: '{n}', containerEdits: {{deviceNodes: [{{path: /dev/nvidia{n}}}, {{path: /dev/nvidia-caps/nvidia-cap{n}}}, \
+                 {{path: /dev/nvidia-caps-imex-channels/channel{n}}}]}}}}")
+    };
+    let text = format!("cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: [{}, {}]\n", device(0), device(1));
+    let ask = Ask { job: SECOND, ..Ask::default() };
+    assert_eq!(chosen(&registry(&text), &ask), "1 -/dev/nvidia-caps/nvidia-cap0 -/dev/nvidia0");
+}
+
+#[test]
 fn malformed_and_hostile_files_are_refused_with_the_reason() {
     let spec = |edits: &str| {
         format!(

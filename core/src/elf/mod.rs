@@ -98,7 +98,12 @@ impl Object {
     /// Reads the facts of an ELF file; `None` if it is not ELF, or ELF that no loader takes (object files,
     /// cores).
     pub fn read(file: &dyn ReadAt) -> Result<Option<Object>, Malformed> {
-        read::object(file)
+        read::object(file, true)
+    }
+
+    /// The same without symbols, of which a library may have thousands: names, versions and what it needs.
+    pub fn linkage(file: &dyn ReadAt) -> Result<Option<Object>, Malformed> {
+        read::object(file, false)
     }
 
     /// Whether it needs or may use MPI symbols.

@@ -132,8 +132,8 @@ const PT_INTERP: u32 = 3;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 
-/// The facts of one file.
-pub(super) fn object(file: &dyn ReadAt) -> Result<Option<Object>, Malformed> {
+/// The facts of one file; without `symbols` those that tell what it needs.
+pub(super) fn object(file: &dyn ReadAt, symbols: bool) -> Result<Option<Object>, Malformed> {
     let Some(ident) = file.read_at(0, 16) else { return Ok(None) };
     let (wide, little) = match ident.as_ref() {
         [0x7f, b'E', b'L', b'F', class @ (1 | 2), data @ (1 | 2), 1, ..] => (*class == 2, *data == 1),
@@ -157,14 +157,15 @@ pub(super) fn object(file: &dyn ReadAt) -> Result<Option<Object>, Malformed> {
         let entries = dynamic_entries(file, layout, segment)?;
         pie = entries.pie();
         let tables = Tables::new(file, layout, &map, &entries)?;
-        tables.fill(&mut object)?;
+        tables.fill(&mut object, symbols)?;
     }
     // A shared object may carry an interpreter (libc.so.6 does), but then it has a SONAME.
     let runs = pie || (object.interpreter.is_some() && object.soname.is_none());
     if kind == ET_EXEC || runs || dynamic.is_none() {
         object.kind = Kind::Program;
         let inside = object.exports.contains("MPI_Init");
-        object.static_mpi = inside || super::tables::symtab_defines(file, layout, &header, "MPI_Init");
+        object.static_mpi =
+            symbols && (inside || super::tables::symtab_defines(file, layout, &header, "MPI_Init"));
     }
     Ok(Some(object))
 }

@@ -83,8 +83,8 @@ impl<'a> Tables<'a> {
         Ok(Self { file, layout, map, dynamic, strings })
     }
 
-    /// Puts everything they say into `object`.
-    pub fn fill(&self, object: &mut Object) -> Result<(), Malformed> {
+    /// Puts what they say into `object`, with or without symbols.
+    pub fn fill(&self, object: &mut Object, symbols: bool) -> Result<(), Malformed> {
         for (tag, value) in &self.dynamic.0 {
             match *tag {
                 DT_NEEDED if object.needed.len() < MAX_LIST => object.needed.push(self.string(*value)?),
@@ -98,7 +98,10 @@ impl<'a> Tables<'a> {
         }
         object.provides = self.definitions()?;
         object.requires = self.needs()?;
-        self.symbols(object)
+        match symbols {
+            true => self.symbols(object),
+            false => Ok(()),
+        }
     }
 
     /// The bytes of a string, without its NUL.

@@ -3,15 +3,15 @@
 use super::binds::wanted;
 use super::client;
 use super::draft::Draft;
-use super::resolve::locate;
+use super::modules::modules;
 use super::seen::Known;
 use super::tasks::{entrypoint, network_warnings, remaps_root};
-use super::{Host, How, Job, LaunchPlan, Opener, Rootfs};
+use super::{Host, How, Job, LaunchPlan, Rootfs};
 use crate::cdi::Registry;
 use crate::environment::{self, Edits, OfDevices, Rules};
 use crate::identity::{group, passwd, MAX_DATABASE};
 use crate::image::ImageConfig;
-use crate::module::{self, Active, Surroundings};
+use crate::module;
 use crate::mount::check_scratch;
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
@@ -47,7 +47,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         Known { rootfs, seen: launch.swap.filter(|_| launch.request.name.is_none()).map(|swap| &swap.seen) };
     let mut draft = Draft::new(&known, host);
     let client = client::client(launch, &known, host, &mut draft.warnings)?;
-    let modules = modules(launch, &known, host)?;
+    let modules = modules(launch.request, launch.site, launch.swap, &known, host)?;
     let wanted = wanted(launch, client.as_ref(), &modules)?;
     check_scratch(&launch.site.scratch, wanted.iter().map(|wanted| &wanted.mount))?;
     let writable =
@@ -58,7 +58,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     for mount in &wanted {
         draft.mount(mount)?;
     }
-    let swap = draft.stack(launch)?;
+    let swap = draft.stack(launch, &modules)?;
     if let Some(client) = &client {
         draft.client(client, launch)?;
     }
@@ -91,25 +91,6 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
         devices: devices.shown,
         warnings: draft.warnings,
     })
-}
-
-/// The site's modules that the container gets.
-fn modules<'a>(
-    launch: &Launch<'a>,
-    rootfs: &dyn Rootfs,
-    host: &dyn Host,
-) -> Result<Vec<Active<'a>>, Refusal> {
-    struct Around<'a>(&'a dyn Rootfs, &'a dyn Host);
-    impl Surroundings for Around<'_> {
-        fn device(&self, path: &AbsPath) -> bool {
-            self.1.source(path, Opener::Site).is_ok()
-        }
-
-        fn image(&self, path: &AbsPath) -> bool {
-            locate(self.0, path).is_ok_and(|located| located.entry.is_some())
-        }
-    }
-    module::active(&launch.site.module, launch.request.modules.as_ref(), &Around(rootfs, host))
 }
 
 /// Changes to the environment by the site's `rules`; with the host's Slurm commands, where there are some, at the end of

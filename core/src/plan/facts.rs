@@ -81,7 +81,7 @@ pub trait Host {
     /// The first of `paths` that `opener` cannot reach, and why; for what lies below a source.
     fn missing(&self, paths: &BTreeSet<AbsPath>, opener: Opener) -> Option<(AbsPath, Unavailable)>;
 
-    /// The facts of a program or library; None for what is neither, or cannot be read by `opener`.
+    /// The facts of a program or library, without its symbols; None for what is neither, or cannot be read by `opener`.
     fn library(&self, path: &AbsPath, opener: Opener) -> Option<Object>;
 
     /// Whether the job's user may open the device node at `path`.

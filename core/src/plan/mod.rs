@@ -13,6 +13,7 @@ mod draft;
 mod driver;
 mod facts;
 mod hooks;
+mod modules;
 mod resolve;
 mod seen;
 mod show;
@@ -23,6 +24,7 @@ pub use decide::{decide, Launch};
 pub use devices::wants_devices;
 pub use driver::{fits, Fit};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
+pub use modules::{fullest_wish, modules, standings, wish, Standing};
 pub use resolve::exists;
 pub use seen::Seen;
 

@@ -6,6 +6,7 @@ use super::resolve::locate;
 use super::seen::CACHE;
 use super::{Kind, Make, Op, Opener, Unavailable};
 use crate::ldcache;
+use crate::module::Active;
 use crate::path::AbsPath;
 use crate::refusal::{printable, Refusal};
 use crate::swap::{Extent, ExtraBind, Mode, Swap, LIBRARY_DIR};
@@ -14,14 +15,17 @@ impl Draft<'_> {
     /// Plans the launch's swap, after all binds that others want. Returns it if it is carried out.
     ///
     /// Its sources are opened as the user: a swap may have been sent by one.
-    pub fn stack<'l>(&mut self, launch: &Launch<'l>) -> Result<Option<&'l Swap>, Refusal> {
+    pub fn stack<'l>(
+        &mut self,
+        launch: &Launch<'l>,
+        modules: &[Active],
+    ) -> Result<Option<&'l Swap>, Refusal> {
         let Some(swap) = launch.swap.filter(|swap| swap.extent != Extent::Nothing) else { return Ok(None) };
         if let Some((library, mount)) = self.covered(swap)? {
             let stack = printable(&swap.stack);
             let why =
                 format!("{library}, which host stack '{stack}' would replace, lies below the mount {mount}");
-            let mode = launch.request.mpi.as_ref().unwrap_or(&launch.site.mpi.default);
-            if *mode == Mode::Auto {
+            if !wanted(launch, modules, &swap.stack) {
                 self.warnings.push(format!("the image's own MPI runs: {why}"));
                 return Ok(None);
             }
@@ -98,6 +102,16 @@ impl Draft<'_> {
             opener: Opener::User,
         });
         Ok(())
+    }
+}
+
+/// Whether somebody asked for this stack, rather than took what fits.
+fn wanted(launch: &Launch, modules: &[Active], stack: &str) -> bool {
+    let said = launch.request.mpi.as_ref().is_some_and(|mode| *mode != Mode::Auto);
+    match modules.iter().find(|active| active.module.stack() == Some(stack)) {
+        Some(module) if !said => module.asked,
+        Some(_) => true,
+        None => *launch.request.mpi.as_ref().unwrap_or(&launch.site.mpi.default) != Mode::Auto,
     }
 }
 

@@ -81,9 +81,11 @@ impl Components {
     }
 }
 
-/// One that does not fit with its ruling is left to the nodes.
+/// One that does not fit with its rulings is left to the nodes.
 fn encoded(request: &Request) -> Result<String, Refusal> {
-    request.encode().or_else(|_| Request { ruling: None, ..request.clone() }.encode())
+    let one = || Request { module_ruling: None, ..request.clone() };
+    let none = || Request { ruling: None, ..one() };
+    request.encode().or_else(|_| one().encode()).or_else(|_| none().encode())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::options::{spec, Opt};
 use crate::path::AbsPath;
 use crate::reference::Reference;
 use crate::refusal::{printable, Refusal};
-use crate::swap::{Mode, Ruling};
+use crate::swap::{Mode, ModuleRuling, Ruling};
 
 pub use components::Components;
 
@@ -167,6 +167,9 @@ pub struct Request {
     /// Set by the submit side: what was decided about the image's MPI. A node without it decides itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ruling: Option<Box<Ruling>>,
+    /// The same for nodes on which a module of the site brings other libraries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module_ruling: Option<Box<ModuleRuling>>,
 }
 
 impl Request {
@@ -233,15 +236,16 @@ impl Request {
     /// The request of a step: what it says itself, and for all else what its job said.
     ///
     /// A list given by the step replaces the job's list. Another image than the job's loses the job's
-    /// resolution; another image or another choice of MPI loses the job's ruling.
+    /// resolution; another image, choice of MPI or modules lose the job's rulings.
     pub fn over(self, job: Request) -> Request {
         let resolved = match self.image.is_some() {
             true => self.resolved,
             false => job.resolved,
         };
-        let ruling = match self.image.is_some() || self.mpi.is_some() {
-            true => self.ruling,
-            false => job.ruling,
+        let other = self.image.is_some() || self.mpi.is_some() || self.modules.is_some();
+        let (ruling, module_ruling) = match other {
+            true => (self.ruling, self.module_ruling),
+            false => (job.ruling, job.module_ruling),
         };
         Request {
             image: self.image.or(job.image),
@@ -266,6 +270,7 @@ impl Request {
             mpi: self.mpi.or(job.mpi),
             modules: self.modules.or(job.modules),
             ruling,
+            module_ruling,
         }
     }
 
@@ -353,7 +358,9 @@ impl Request {
         if self.modules.as_ref().is_some_and(|asked| asked.names.len() > module::MAX_MODULES) {
             return Err(malformed("too many modules"));
         }
-        self.ruling.as_ref().map_or(Ok(()), |ruling| ruling.check()).map_err(|why| malformed(&why))?;
+        let of_module = self.module_ruling.iter().map(|of| &of.ruling);
+        let mut rulings = self.ruling.iter().map(Box::as_ref).chain(of_module);
+        rulings.try_for_each(Ruling::check).map_err(|why| malformed(&why))?;
         Ok(self)
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::options::by_name;
+use crate::swap::Brought;
 
 fn cwd() -> AbsPath {
     AbsPath::parse("/work/dir").expect("static")
@@ -71,15 +72,30 @@ fn images_are_references_files_or_none() {
 }
 
 #[test]
-fn a_step_with_another_image_or_another_mpi_loses_the_jobs_ruling() {
+fn a_step_with_another_image_mpi_or_module_loses_the_jobs_rulings() {
     let mut job = typed(&["container-image=a"]).expect("good");
-    job.ruling = Some(Box::new(Ruling::unknown(Digest::from_bytes(&[1; 32]), "why".into())));
+    let ruling = Ruling::unknown(Digest::from_bytes(&[1; 32]), "why".into());
+    let first = Brought::parse("m=x").expect("good");
+    job.module_ruling = Some(Box::new(ModuleRuling { first, ruling: ruling.clone() }));
+    job.ruling = Some(Box::new(ruling));
     assert_eq!(Request::decode(&job.encode().expect("short")).expect("own text"), job);
-    let step = |words: &[&str]| typed(words).expect("good").over(job.clone()).ruling.is_some();
+    let step = |words: &[&str]| {
+        let step = typed(words).expect("good").over(job.clone());
+        assert_eq!(step.ruling.is_some(), step.module_ruling.is_some());
+        step.ruling.is_some()
+    };
     assert!(step(&[]) && step(&["mount=/x"]));
     assert!(!step(&["container-image=b"]) && !step(&["container-mpi=image"]));
-    let hostile = job.encode().expect("short").replace("\"cached\":[]", "\"cached\":[\"../x\"]");
-    assert!(Request::decode(&hostile).expect_err("hostile").what.contains("is no file name"));
+    assert!(!step(&["container-module=none"]));
+    let bad = "\"cached\":[\"../x\"]";
+    let text = job.encode().expect("short");
+    let (front, back) = text.split_once("\"module_ruling\"").expect("both");
+    let replaced = |text: &str| text.replace("\"cached\":[]", bad);
+    for hostile in
+        [replaced(front) + "\"module_ruling\"" + back, format!("{front}\"module_ruling\"{}", replaced(back))]
+    {
+        assert!(Request::decode(&hostile).expect_err("hostile").what.contains("is no file name"));
+    }
 }
 
 #[test]

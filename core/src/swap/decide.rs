@@ -6,10 +6,11 @@ use super::closure::{copies, Collect};
 use super::family::{part, provider_family, Part};
 use super::judge::{usual_name, Judge, Match};
 use super::place::place;
-use super::survey::{survey, Group, Survey};
+use super::survey::{name_of, survey, Group, Survey};
 use super::verify::Verify;
 use super::{glibc, Decision, Extent, InUse, Mode, Question, Reason, Swap, Trial, Verdict};
-use crate::elf::Libc;
+use crate::elf::{ImageFacts, Libc, Object};
+use crate::path::AbsPath;
 use crate::refusal::{nearest, printable, Refusal};
 use crate::stack::{Library, Role, Stack};
 
@@ -39,11 +40,46 @@ fn in_use(group: &Group, swapped: Option<&Stack>) -> InUse {
 type Choice<'a> = (Swap, Option<&'a Stack>);
 
 fn choose<'a>(q: &Question<'a>, survey: &Survey<'a>, trials: &mut Vec<Trial>) -> Result<Choice<'a>, Refusal> {
+    let Some(first) = q.first.filter(|_| replaceable(q.image, survey)) else {
+        return by_mode(q, survey, trials);
+    };
+    let tried = named(q.stacks, &first.stack).and_then(|stack| {
+        let extent = extent_of(stack);
+        let swap = attempt(q, survey, stack, extent, trials)?;
+        Ok((swap, (extent == Extent::Mpi).then_some(stack)))
+    });
+    tried.or_else(|why| {
+        let (mut swap, stack) = by_mode(q, survey, trials)?;
+        swap.warnings.insert(0, format!("the module '{}' is left out: {why}", first.module.as_str()));
+        Ok((swap, stack))
+    })
+}
+
+/// Whether the image has an MPI or a libfabric.
+fn replaceable(image: &ImageFacts, survey: &Survey) -> bool {
+    let fabric = |(path, o): (&AbsPath, &Object)| o.soname.as_deref().unwrap_or(name_of(path)) == FABRIC;
+    !survey.groups.is_empty() || !survey.linked_in.is_empty() || image.objects.iter().any(fabric)
+}
+
+/// What a stack is for that is named.
+fn extent_of(stack: &Stack) -> Extent {
+    match stack.mpi.is_empty() {
+        true => Extent::Fabric,
+        false => Extent::Mpi,
+    }
+}
+
+fn by_mode<'a>(
+    q: &Question<'a>,
+    survey: &Survey<'a>,
+    trials: &mut Vec<Trial>,
+) -> Result<Choice<'a>, Refusal> {
     let nothing = |warnings| Ok((Swap { warnings, ..Swap::default() }, None));
     let usable = |s: &&Stack| !s.example;
     let stacks: Vec<&'a Stack> = match q.mode {
         Mode::Image => return nothing(vec![]),
         Mode::Stack(name) => vec![named(q.stacks, name)?],
+        Mode::Host => q.stacks.iter().filter(usable).filter(|s| !s.mpi.is_empty()).collect(),
         _ => q.stacks.iter().filter(usable).collect(),
     };
     if *q.mode == Mode::Auto && survey.groups.is_empty() && survey.linked_in.is_empty() {
@@ -60,10 +96,12 @@ fn choose<'a>(q: &Question<'a>, survey: &Survey<'a>, trials: &mut Vec<Trial>) ->
     let extents: &[Extent] = match q.mode {
         Mode::Fabric => &[Extent::Fabric],
         Mode::Auto => &[Extent::Mpi, Extent::Fabric],
+        Mode::Stack(_) => &[extent_of(stacks[0])],
         _ => &[Extent::Mpi],
     };
     for extent in extents {
-        for stack in &stacks {
+        // A stack without an MPI brings a fabric alone.
+        for stack in stacks.iter().filter(|s| *extent == Extent::Fabric || !s.mpi.is_empty()) {
             match attempt(q, survey, stack, *extent, trials) {
                 Ok(mut swap) => {
                     // Who asked for libfabric alone knows that the image's own MPI runs.
@@ -264,7 +302,12 @@ fn fabric<'a>(
         return Err(Refusal::site(format!("host stack {} has no libfabric", stack.label())).hint(keep));
     };
     let copies = copies(q.image, library, &stack.machine);
-    if copies.is_empty() {
+    // Who names a stack wants it: programs may bring what needs it (NCCL's plugin for libfabric).
+    let added = copies.is_empty() && *q.mode == Mode::Stack(stack.name.clone());
+    if added {
+        let why = format!("{} of the host; the image has none", library.path);
+        reasons.push(Reason::new(FABRIC, Verdict::Add, why));
+    } else if copies.is_empty() {
         return Err(Refusal::image(format!("image {} has no libfabric to replace", q.image_name)).hint(keep));
     }
     for (path, object) in &copies {
@@ -283,8 +326,13 @@ fn fabric<'a>(
         ));
     }
     let mut all = Match { roots: vec![library], ..Match::default() };
-    let provider = |l: &&Library| l.role == Role::Plugin && l.file_name().ends_with("-fi.so");
-    all.opened = stack.library.iter().filter(provider).collect();
+    let provider = |l: &Library| l.role == Role::Plugin && l.file_name().ends_with("-fi.so");
+    let verbs = |l: &Library| l.object.needed.iter().any(|n| n.starts_with("libibverbs.so"));
+    // libibverbs loads the providers of its own release only.
+    let verbs = stack.library.iter().any(|l| (l.soname() == FABRIC || provider(l)) && verbs(l));
+    let opened =
+        |l: &&Library| provider(l) || verbs && l.role == Role::Plugin && l.file_name().contains("-rdmav");
+    all.opened = stack.library.iter().filter(opened).collect();
     finish(q, survey, stack, Extent::Fabric, all, BTreeSet::new(), reasons)
 }
 
@@ -295,7 +343,7 @@ fn finish<'a>(
     stack: &'a Stack,
     extent: Extent,
     all: Match<'a>,
-    users: BTreeSet<&'a crate::path::AbsPath>,
+    users: BTreeSet<&'a AbsPath>,
     reasons: &mut Vec<Reason>,
 ) -> Result<Swap, Refusal> {
     let replaced = all.pairs.iter().map(|(path, _)| *path).collect();

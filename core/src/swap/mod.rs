@@ -8,7 +8,7 @@
 //! `survey` finds the image's MPIs and their users; `judge` compares one with a stack; `closure` collects what
 //! must come along; `glibc` and `place` lay it out; `verify` links every user again, simulated; `decide` goes
 //! through stacks and modes; `ruling` is a decision that is kept and sent; `trace` reads what the image's own
-//! loader says on the node; `launcher` checks `srun --mpi=`.
+//! loader says on the node; `launcher` checks `srun --mpi=`; `wish` is whose libraries are wanted.
 
 mod closure;
 mod decide;
@@ -23,12 +23,14 @@ mod ruling;
 mod survey;
 mod trace;
 mod verify;
+mod wish;
 
 pub use decide::decide;
 pub use family::provider_family;
 pub use launcher::{check_launcher, Launcher, LauncherNote};
-pub use ruling::{Answer, Ruling, MAX_RULING};
+pub use ruling::{Answer, ModuleRuling, Ruling, MAX_RULING};
 pub use trace::{judge as judge_trace, ENVIRONMENT as TRACE_ENVIRONMENT};
+pub use wish::{Brought, Wish};
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +130,8 @@ pub struct Question<'a> {
     pub image_name: &'a str,
     /// The host's stacks, in the site's order.
     pub stacks: &'a [Stack],
+    /// A stack that comes before what was asked for, where it fits and the image has what it would replace.
+    pub first: Option<&'a Brought>,
     /// What was asked for.
     pub mode: &'a Mode,
     /// The site's rule for glibc.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{decide, Extent, InUse, Question, Swap};
+use super::{decide, Brought, Extent, InUse, Question, Swap};
 use crate::digest::Digest;
 use crate::plan::{Rootfs, Seen};
 use crate::refusal::{printable, Refusal};
@@ -29,6 +29,16 @@ pub struct Ruling {
     pub in_use: Vec<InUse>,
     /// What is done.
     pub swap: Swap,
+}
+
+/// What was decided for nodes on which a module comes by itself that submission could not know of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleRuling {
+    /// The module, and the stack it brings.
+    pub first: Brought,
+    /// The ruling there.
+    pub ruling: Ruling,
 }
 
 impl Ruling {

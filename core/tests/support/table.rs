@@ -13,13 +13,14 @@ use grus_core::elf::{Collector, ImageFacts, Kind, Object, Symbols};
 use grus_core::ldcache::{Cache, Entry};
 use grus_core::path::AbsPath;
 use grus_core::stack::{role_of, Extra, Family, Library, Mpi, Pmi, Role, Stack, Variables, STACK_FORMAT};
-use grus_core::swap::{GlibcRule, Mode};
+use grus_core::swap::{Brought, GlibcRule, Mode};
 
 /// One case.
 pub struct Case {
     pub image: ImageFacts,
     pub library_path: Vec<String>,
     pub stacks: Vec<Stack>,
+    pub first: Option<Brought>,
     pub mode: Mode,
     pub glibc: GlibcRule,
     pub taken: Vec<AbsPath>,
@@ -187,13 +188,14 @@ pub fn parse(text: &str) -> Result<Case, String> {
     let mut c = Collector::default();
     let mut cache: Option<Cache> = None;
     let (mut library_path, mut stacks, mut taken) = (vec![], Vec::<Stack>::new(), vec![]);
-    let (mut mode, mut glibc) = (Mode::Host, GlibcRule::Never);
+    let (mut first, mut mode, mut glibc) = (None, Mode::Host, GlibcRule::Never);
     for line in text.lines().map(|l| l.split('#').next().unwrap_or_default()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             [] => {}
             ["host", name, rest @ ..] => stacks.push(stack(name, rest)),
             ["mode", word] => mode = Mode::parse(word).map_err(|e| e.what)?,
+            ["first", word] => first = Some(Brought::parse(word).ok_or("first MODULE=STACK")?),
             ["glibc", "auto"] => glibc = GlibcRule::Auto,
             ["taken", path] => taken.push(abs(path)?),
             ["env-path", dirs] => library_path = dirs.split(':').map(str::to_owned).collect(),
@@ -222,5 +224,5 @@ pub fn parse(text: &str) -> Result<Case, String> {
     }
     let mut image = c.finish();
     image.cache = cache;
-    Ok(Case { image, library_path, stacks, mode, glibc, taken })
+    Ok(Case { image, library_path, stacks, first, mode, glibc, taken })
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use grus_core::refusal::{printable, Refusal};
 use grus_core::stack::Stack;
+use grus_enter::cdi;
 
 use crate::context::Context;
 use crate::failure::{reason, Failure};
-use crate::host::{devices, discover, families, profile, Scanned, Seed};
+use crate::host::{described, devices, discover, discover_fabric, families, profile, Scanned, Seed};
 use crate::output;
 
 const EXAMPLES: &str = "\
@@ -18,11 +19,12 @@ Examples:
   grus host scan                                      # every MPI that is found
   grus host scan /opt/intel/oneapi/mpi/2021.18 --name intel
   grus host scan /opt/openmpi-5.0 --output -          # look first
+  grus host scan --fabric --name cxi                  # libfabric, for a module
 
 Devices and the files that describe them (CDI) are listed on standard error.
 The profiles are read where images are explained. They are text: edit them, and
 check them with 'grus explain IMAGE --stack FILE'. Files are only read; nothing
-of the host is run.";
+of the host is run, but nvidia-container-cli with --cdi.";
 
 const HOST_EXAMPLES: &str = "\
 Examples:
@@ -39,14 +41,14 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Write profiles of the host's MPI stacks
+    /// Write profiles of the host's MPI stacks and fabrics
     Scan(Scan),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct Scan {
-    /// Directories of MPI stacks; without any, the loader's cache and the usual places are searched
+    /// Directories of MPI stacks, or of libfabrics; without any, the loader's cache and the usual places are searched
     #[arg(value_name = "PREFIX")]
     prefixes: Vec<PathBuf>,
     /// Name of the stack, as users will write it; needs a single stack
@@ -55,10 +57,20 @@ struct Scan {
     /// Write to this directory, or to standard output with '-' [default: /etc/grus/stacks]
     #[arg(long, value_name = "DIR|-")]
     output: Option<PathBuf>,
+    /// Libfabric and its providers alone, instead of MPIs: what modules of the site bring (libraries = "NAME")
+    #[arg(long)]
+    fabric: bool,
+    /// Describe NVIDIA's GPUs by 'nvidia-container-cli list', where its toolkit is too old for 'nvidia-ctk cdi
+    /// generate': written to the first of cdi.dirs [default: /etc/cdi]
+    #[arg(long, conflicts_with_all = ["prefixes", "name", "fabric"])]
+    cdi: bool,
     /// Write over profiles that are there, with the changes made to them
     #[arg(long)]
     replace: bool,
 }
+
+/// The file that `--cdi` writes.
+const DESCRIBED: &str = "nvidia-container-cli.json";
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
@@ -70,6 +82,9 @@ impl Args {
 
 impl Scan {
     fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.cdi {
+            return self.describe(context);
+        }
         devices(&context.site.cdi.dirs()).iter().for_each(|line| output::note(line));
         let scanned = self.scan()?;
         if self.output.as_deref() == Some(Path::new("-")) {
@@ -103,6 +118,28 @@ impl Scan {
         Ok(())
     }
 
+    /// The description of NVIDIA's GPUs, where there is none.
+    fn describe(&self, context: &Context) -> Result<(), Failure> {
+        let dirs = context.site.cdi.dirs();
+        let own = dirs.first().map(|dir| dir.as_path().join(DESCRIBED));
+        let to = self.output.as_ref().map(|dir| dir.join(DESCRIBED)).or(own).unwrap_or_default();
+        let registry = cdi::load(&dirs);
+        let nvidias = registry.files().find(|(_, spec)| spec.kind.to_string() == "nvidia.com/gpu");
+        if let Some((path, _)) = nvidias.filter(|(path, _)| !self.replace || path.as_path() != to) {
+            return Err(Refusal::user(format!("{path} describes NVIDIA's GPUs already"))
+                .hint(
+                    "two files for one device contradict each other; --replace writes only its own file anew",
+                )
+                .into());
+        }
+        let text = described()?;
+        if self.output.as_deref() == Some(Path::new("-")) {
+            return output::print(&text);
+        }
+        write(&to, &text)?;
+        output::print(&format!("{}\n", to.display()))
+    }
+
     /// The stacks, each with a name of its own and read back once.
     fn scan(&self) -> Result<Vec<Scanned>, Failure> {
         let mut prefixes = vec![];
@@ -115,7 +152,7 @@ impl Scan {
             drop(listed?);
             prefixes.push(std::path::absolute(prefix).map_err(|e| Failure::io("use", prefix, &e))?);
         }
-        let seeds = discover(&prefixes);
+        let seeds = if self.fabric { discover_fabric(&prefixes) } else { discover(&prefixes) };
         self.one_for_a_name(&seeds)?;
         let mut scanned = vec![];
         let mut names = BTreeSet::new();
@@ -140,14 +177,23 @@ impl Scan {
                     some.iter().map(|p| printable(&p.display().to_string())).collect::<Vec<_>>().join(", ")
                 }
             };
-            return Err(Refusal::user(format!("no MPI library was found in {place}"))
-                .hint("name the directory that has its lib/ with libmpi.so, such as /opt/openmpi-5.0")
-                .into());
+            let (what, hint) = match self.fabric {
+                true => (
+                    "libfabric",
+                    "name the directory that has its lib/ with libfabric.so.1, such as /opt/cray/libfabric/1.22.0",
+                ),
+                false => (
+                    "MPI library",
+                    "name the directory that has its lib/ with libmpi.so, such as /opt/openmpi-5.0; --fabric looks \
+                     for a libfabric",
+                ),
+            };
+            return Err(Refusal::user(format!("no {what} was found in {place}")).hint(hint).into());
         }
         if self.name.is_some() && seeds.len() > 1 {
             let all: Vec<String> = seeds
                 .iter()
-                .filter_map(|s| s.main().map(|(_, path, _)| printable(&path.display().to_string())))
+                .filter_map(|s| s.library().map(|(path, _)| printable(&path.display().to_string())))
                 .collect();
             return Err(Refusal::user(format!(
                 "--name is for one stack; there are {}: {}",
@@ -164,13 +210,13 @@ impl Scan {
 /// The maker's word; with the version where the word is taken; with a number where that is taken, too.
 fn unused(stack: &Stack, taken: &BTreeSet<String>) -> String {
     let version = stack.mpi.first().and_then(|m| m.version.rsplit(' ').next()).unwrap_or_default();
-    let versioned = format!("{}-{}", stack.name, version.to_lowercase());
+    let versioned = [stack.name.as_str(), &version.to_lowercase()].join("-").trim_end_matches('-').to_owned();
     let numbered = (2..).map(|n| format!("{versioned}.{n}"));
     let names = [stack.name.clone(), versioned.clone()].into_iter().chain(numbered);
     names.into_iter().find(|n| !taken.contains(n)).unwrap_or_default()
 }
 
-/// Writes a profile whole or not at all, for everyone to read.
+/// Writes a file whole or not at all, for everyone to read.
 fn write(to: &Path, text: &str) -> Result<(), Failure> {
     let failed = |e: &std::io::Error| Failure::System {
         what: format!("cannot write {}: {}", printable(&to.display().to_string()), reason(e)),
@@ -178,12 +224,12 @@ fn write(to: &Path, text: &str) -> Result<(), Failure> {
             std::io::ErrorKind::PermissionDenied => {
                 "run it as root, or use --output DIR or --output -".into()
             }
-            _ => "use another directory with --output DIR, or --output - to see the profile".into(),
+            _ => "use another directory with --output DIR, or --output - to see it".into(),
         }),
     };
     let dir = to.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).map_err(|e| failed(&e))?;
-    let part = to.with_extension("toml.part");
+    let part = PathBuf::from(format!("{}.part", to.display()));
     crate::interrupt::temporary().insert(part.clone());
     let done = fs::write(&part, text)
         .and_then(|()| fs::set_permissions(&part, fs::Permissions::from_mode(0o644)))

@@ -11,7 +11,7 @@ use grus_core::plan::exists;
 use grus_core::refusal::{printable, Refusal};
 use grus_core::repository::Layout;
 use grus_core::stack::{Stack, MAX_STACK};
-use grus_core::swap::{Mode, Question, Ruling};
+use grus_core::swap::{Mode, Question, Ruling, Wish};
 use grus_enter::rulings::{self, Basis};
 use grus_enter::site::{listed, Profiles};
 
@@ -53,7 +53,7 @@ impl Looked {
         &self,
         context: &Context,
         stacks: &[Stack],
-        mode: &Mode,
+        wish: &Wish,
         ask: impl FnOnce(&Question) -> T,
     ) -> T {
         ask(&Question {
@@ -61,7 +61,8 @@ impl Looked {
             library_path: &self.library_path,
             image_name: &self.name,
             stacks,
-            mode,
+            first: wish.first.as_ref(),
+            mode: &wish.mode,
             glibc: context.site.mpi.glibc,
             taken: &|path| exists(&self.tree, path),
         })
@@ -74,14 +75,14 @@ pub(super) fn ruling(
     context: &Context,
     found: &Found,
     name: &str,
-    mode: &Mode,
+    wish: &Wish,
 ) -> Result<Option<Ruling>, Failure> {
     let digest = in_repository(found.path.as_path()).map(|(_, digest)| digest);
-    let profiles = rulings::profiles(mode, || profiles(&context.stacks_dir()))?;
+    let profiles = rulings::profiles(wish, || profiles(&context.stacks_dir()))?;
     let basis = Basis {
         image: &found.path,
         digest: digest.as_ref(),
-        mode,
+        wish,
         glibc: context.site.mpi.glibc,
         profiles: &profiles,
     };
@@ -96,7 +97,7 @@ pub(super) fn ruling(
     if digest.is_none() {
         output::note(&format!("grus: reading the libraries of {name}, once"));
     }
-    let ruling = decide(context, found, name, mode, &profiles)?;
+    let ruling = decide(context, found, name, wish, &profiles)?;
     if let Some((layout, place)) = place {
         // It only spares the next launch the decision; a repository that cannot be written is told elsewhere.
         let _ = keep(layout, &place, &ruling);
@@ -109,22 +110,23 @@ fn decide(
     context: &Context,
     found: &Found,
     name: &str,
-    mode: &Mode,
+    wish: &Wish,
     profiles: &Profiles,
 ) -> Result<Ruling, Failure> {
     let stacks = profiles.parse()?;
     match Looked::at(found, name) {
         Ok(looked) => {
             let digest = profiles.digest().clone();
-            let mut ruling =
-                looked.ask(context, &stacks, mode, |question| Ruling::decide(question, digest))?;
+            let mut ruling = looked
+                .ask(context, &stacks, wish, |question| Ruling::decide(question, digest))
+                .map_err(|why| wish.told(why))?;
             // A file that was not pulled may be another one when nodes open it.
             if in_repository(found.path.as_path()).is_some() {
                 ruling.look(&looked.tree);
             }
             Ok(ruling)
         }
-        Err(Failure::Refusal(why)) if matches!(mode, Mode::Auto | Mode::Image) => {
+        Err(Failure::Refusal(why)) if matches!(wish.mode, Mode::Auto | Mode::Image) => {
             Ok(Ruling::unknown(profiles.digest().clone(), format!("the image's own MPI runs: {why}")))
         }
         Err(failure) => Err(failure),

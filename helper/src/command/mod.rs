@@ -17,6 +17,7 @@ mod import;
 mod inspect;
 mod launch_options;
 mod libraries;
+mod modules;
 mod name;
 mod plan;
 mod prune;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use grus_core::elf::Object;
 use grus_core::image::ImageConfig;
 use grus_core::path::AbsPath;
-use grus_core::plan::{decide, wants_devices, Host, How, Job, Kind, Launch, Opener, Unavailable};
+use grus_core::plan::{decide, wants_devices, wish, Host, How, Job, Kind, Launch, Opener, Unavailable};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
@@ -81,9 +81,9 @@ impl Args {
             Image::File(path) => file(path)?,
         };
         let how = how(context, &found)?;
-        let mode = request.mpi.as_ref().unwrap_or(&context.site.mpi.default);
-        let ruling = ruling(context, &found, &image.shown(), mode)?;
         let tree = Tree::open(found.path.as_path(), found.path.as_str())?;
+        let wish = wish(&request, &context.site, Some((&tree, &OwnView)))?;
+        let ruling = ruling(context, &found, &image.shown(), &wish)?;
         let job = Job {
             user: context.user()?,
             workdir: cwd,
@@ -183,7 +183,7 @@ impl Host for OwnView {
         // A FIFO is not opened.
         (self.source(path, opener) == Ok(Kind::File))
             .then(|| fs::File::open(path.as_path()).ok())?
-            .map(library::facts)?
+            .map(library::linkage)?
     }
 
     fn usable(&self, path: &AbsPath) -> Result<(), Unavailable> {

@@ -12,8 +12,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 
 use grus_core::identity::User;
+use grus_core::module::bring_libraries;
 use grus_core::path::AbsPath;
-use grus_core::plan::Job;
+use grus_core::plan::{wish, Host, Job, Rootfs};
 use grus_core::platform::Platform;
 use grus_core::refusal::Refusal;
 use grus_enter::rootless::{enter, Inside, Own};
@@ -21,10 +22,11 @@ use grus_enter::{Inputs, StepId, TIME_LIMIT};
 
 use self::options::{Asked, Options};
 use super::libraries::{profiles, ruling};
-use super::plan::Found;
+use super::plan::{Found, OwnView};
 use crate::context::{working_directory, Context};
 use crate::failure::Failure;
 use crate::output;
+use crate::tree::Tree;
 use crate::unpacked::Unpacked;
 
 const EXAMPLES: &str = "\
@@ -118,15 +120,16 @@ fn rule(
     found: &image::Image,
     asked: &Asked,
 ) -> Result<Option<grus_core::swap::Ruling>, Failure> {
-    let mode = asked.request.mpi.as_ref().unwrap_or(&context.site.mpi.default);
-    match mode {
-        grus_core::swap::Mode::Image => Ok(None),
-        grus_core::swap::Mode::Auto if profiles(&context.stacks_dir())?.is_empty() => Ok(None),
-        _ => {
-            let looked = Found::of_user(found.path.clone(), found.config.clone());
-            ruling(context, &looked, &found.name, mode)
-        }
+    let tree = bring_libraries(&context.site.module)
+        .then(|| Tree::open(found.path.as_path(), &found.name))
+        .transpose()?;
+    let around = tree.as_ref().map(|tree| (tree as &dyn Rootfs, &OwnView as &dyn Host));
+    let wish = wish(&asked.request, &context.site, around)?;
+    if wish.is_image() || wish.is_auto() && profiles(&context.stacks_dir())?.is_empty() {
+        return Ok(None);
     }
+    let looked = Found::of_user(found.path.clone(), found.config.clone());
+    ruling(context, &looked, &found.name, &wish)
 }
 
 fn inputs(

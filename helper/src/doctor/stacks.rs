@@ -39,6 +39,14 @@ pub fn checks(patient: &Patient) -> Vec<Check> {
             all.push(check.mend(format!("{again}, or set mpi.default in grus.toml")));
         }
     }
+    for (module, of) in &patient.context.site.module {
+        let Some(name) = of.stack().filter(|name| !stacks.iter().any(|stack| stack.name == *name)) else {
+            continue;
+        };
+        let found = format!("module.{}.libraries is '{name}', and there is no such stack", module.as_str());
+        let check = Check::fails("module.libraries", found).means("containers do not get the module");
+        all.push(check.mend("grus host scan --fabric (as root), or set libraries to one of the stacks"));
+    }
     all
 }
 

@@ -8,7 +8,11 @@ use grus_enter::cdi;
 
 /// Device nodes that show a vendor's driver, and the beginning of the kinds that describe its devices.
 const DRIVERS: [(&str, &str, &str); 3] = [
-    ("/dev/nvidiactl", "nvidia.com/", "'nvidia-ctk cdi generate' describes them"),
+    (
+        "/dev/nvidiactl",
+        "nvidia.com/",
+        "'nvidia-ctk cdi generate' describes them, or 'grus host scan --cdi' where there is only nvidia-container-cli",
+    ),
     ("/dev/kfd", "amd.com/", "'amd-ctk cdi generate' describes them; their nodes are in every container"),
     (
         "/dev/accel",

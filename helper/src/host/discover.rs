@@ -1,4 +1,5 @@
-//! Finding the host's MPI libraries: by what they define, in the prefixes given, else where MPIs usually are.
+//! Finding the host's MPI libraries, by what they define, or its libfabric alone: in the prefixes given, else where they
+//! usually are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,11 +33,25 @@ const USUAL: &[&str] = &[
     "/usr/local/openmpi*",
 ];
 
-/// The MPI libraries of one stack.
+/// Where libfabric is besides.
+const USUAL_FABRIC: &[&str] = &[
+    "/opt/cray/libfabric/*",
+    "/opt/amazon/efa",
+    "/opt/libfabric*",
+    "/usr/local/lib",
+    "/usr/local/libfabric*",
+];
+
+/// The name others need libfabric by.
+const FABRIC: &str = "libfabric.so.1";
+
+/// The libraries of one stack: an MPI, or a libfabric alone.
 #[derive(Clone, Debug)]
 pub struct Seed {
     /// The C libraries by family, by the path they were found at.
     pub providers: BTreeMap<Family, (PathBuf, Object)>,
+    /// The libfabric of a stack without MPI.
+    pub fabric: Option<(PathBuf, Object)>,
     /// The directory they are in.
     pub dir: AbsPath,
     /// Other MPIs are in the same directory.
@@ -48,18 +63,46 @@ impl Seed {
     pub fn main(&self) -> Option<(Family, &PathBuf, &Object)> {
         self.providers.iter().next().map(|(family, (path, object))| (*family, path, object))
     }
+
+    /// The library that everything else is found from.
+    pub fn library(&self) -> Option<(&PathBuf, &Object)> {
+        let fabric = || self.fabric.as_ref().map(|(path, object)| (path, object));
+        self.main().map(|(_, path, object)| (path, object)).or_else(fabric)
+    }
+}
+
+/// Files that are called like this, below `prefixes`; without any, in the loader's cache and the `usual` places.
+fn files(prefixes: &[PathBuf], usual: &[&str], called: fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut files = vec![];
+    match prefixes {
+        [] => {
+            files = Loader::new().cached(called);
+            usual.iter().flat_map(|place| glob(place)).for_each(|prefix| walk(&prefix, called, &mut files));
+        }
+        some => some.iter().for_each(|prefix| walk(prefix, called, &mut files)),
+    }
+    files
+}
+
+/// Every libfabric below `prefixes`; without any, in the loader's cache and the usual places.
+pub fn discover_fabric(prefixes: &[PathBuf]) -> Vec<Seed> {
+    let mut found = BTreeMap::new();
+    for path in files(prefixes, USUAL_FABRIC, |name| name == FABRIC) {
+        let object = file::object(&path).filter(|object| object.machine == here());
+        if let (Some(real), Some(object)) = (file::real(&path), object) {
+            found.entry(real).or_insert((path, object));
+        }
+    }
+    let seed = |(real, fabric): (AbsPath, _)| {
+        let dir = real.parent()?;
+        Some(Seed { providers: BTreeMap::new(), fabric: Some(fabric), dir, shares: false })
+    };
+    found.into_iter().filter_map(seed).collect()
 }
 
 /// Every MPI below `prefixes`; without any, in the loader's cache and the usual places.
 pub fn discover(prefixes: &[PathBuf]) -> Vec<Seed> {
-    let mut files = vec![];
-    match prefixes {
-        [] => {
-            files = Loader::new().cached(|name| name.starts_with("libmpi"));
-            USUAL.iter().flat_map(|place| glob(place)).for_each(|prefix| walk(&prefix, &mut files));
-        }
-        some => some.iter().for_each(|prefix| walk(prefix, &mut files)),
-    }
+    let files = files(prefixes, USUAL, |name| name.starts_with("libmpi"));
     // A file has many names; the one that is its SONAME is the one others need it by.
     let mut found: BTreeMap<AbsPath, (PathBuf, Object)> = BTreeMap::new();
     for path in files {
@@ -115,7 +158,7 @@ fn group(found: BTreeMap<AbsPath, (PathBuf, Object)>) -> Vec<Seed> {
             }
             None => {
                 let providers = BTreeMap::from([(family, (path, object))]);
-                seeds.push(Seed { providers, dir, shares: false });
+                seeds.push(Seed { providers, fabric: None, dir, shares: false });
             }
         }
     }
@@ -126,8 +169,8 @@ fn group(found: BTreeMap<AbsPath, (PathBuf, Object)>) -> Vec<Seed> {
     seeds
 }
 
-/// Files below `prefix` that are called like an MPI library. Links to directories are not followed.
-fn walk(prefix: &Path, into: &mut Vec<PathBuf>) {
+/// Libraries below `prefix` that are called like this. Links to directories are not followed.
+fn walk(prefix: &Path, called: fn(&str) -> bool, into: &mut Vec<PathBuf>) {
     let mut open = vec![(prefix.to_owned(), 0)];
     let mut seen = 0;
     while let Some((dir, depth)) = open.pop() {
@@ -141,7 +184,7 @@ fn walk(prefix: &Path, into: &mut Vec<PathBuf>) {
             let path = entry.path();
             if kind.is_dir() && depth < MAX_DEPTH {
                 open.push((path, depth + 1));
-            } else if named(&path).is_some_and(|n| n.starts_with("libmpi") && is_library_name(n)) {
+            } else if named(&path).is_some_and(|n| called(n) && is_library_name(n)) {
                 into.push(path);
             }
         }

@@ -38,10 +38,10 @@ impl Scanned {
     }
 }
 
-/// Scans the stack around an MPI.
+/// Scans the stack around an MPI, or around a libfabric.
 pub fn profile(seed: &Seed) -> Result<Scanned, Refusal> {
-    let Some((family, main, object)) = seed.main() else {
-        return Err(Refusal::site("no MPI library to scan"));
+    let Some((_, object)) = seed.library() else {
+        return Err(Refusal::site("no library to scan"));
     };
     let dir = seed.dir.as_path();
     let prefix = prefix(dir);
@@ -50,14 +50,19 @@ pub fn profile(seed: &Seed) -> Result<Scanned, Refusal> {
     loader.beside.push(dir.to_owned());
     let mut closure = Closure::default();
     loader.add(&mut closure, &roots(seed), &machine, true);
-    let (maker, version) = version::of(main, family, object, prefix);
+    let made = seed.main().map(|(family, main, object)| version::of(main, family, object, prefix));
+    let maker = made.as_ref().map(|(maker, _)| *maker);
     let around =
         Around { maker, dir, prefix, machine: &machine, loader: &loader, closure: &mut closure }.look();
-    let label = [Some(maker.label().to_owned()), version].into_iter().flatten().collect::<Vec<_>>().join(" ");
-    let mpi = seed.providers.iter().map(|(family, (_, object))| Mpi {
+    let label = match &made {
+        Some((maker, Some(version))) => format!("{} {version}", maker.label()),
+        Some((maker, None)) => maker.label().to_owned(),
+        None => fabric_label(object),
+    };
+    let mpi = seed.providers.iter().zip(maker.iter().cycle()).map(|((family, (_, object)), maker)| Mpi {
         family: *family,
         version: label.clone(),
-        pmi: pmi(maker, object, &closure),
+        pmi: pmi(*maker, object, &closure),
     });
     let mpi = mpi.collect();
     let mut notes = around.notes.clone();
@@ -65,7 +70,7 @@ pub fn profile(seed: &Seed) -> Result<Scanned, Refusal> {
     notes.extend(gone);
     let library = list(&closure, &around, &seed.dir, &mut notes);
     let stack = Stack {
-        name: maker.word().into(),
+        name: maker.map_or("libfabric", Maker::word).into(),
         format: STACK_FORMAT,
         description: format!("{label} in {}", prefix.unwrap_or(dir).display()),
         example: false,
@@ -77,6 +82,13 @@ pub fn profile(seed: &Seed) -> Result<Scanned, Refusal> {
         library,
     };
     Ok(Scanned { stack, notes })
+}
+
+/// libfabric by its newest version node, which is what programs need of it.
+fn fabric_label(object: &Object) -> String {
+    let number = |node: &String| Some((node.strip_prefix("FABRIC_1.")?.parse::<u32>().ok()?, node.clone()));
+    let newest = object.provides.iter().filter_map(number).max();
+    newest.map_or("libfabric".into(), |(_, node)| format!("libfabric with {node}"))
 }
 
 /// The directory that is the stack's alone; None if its libraries lie among the system's.
@@ -91,6 +103,9 @@ fn prefix(dir: &Path) -> Option<&Path> {
 /// The C libraries and the bindings upon them. Where several MPIs share a directory, a binding belongs to the one
 /// it needs.
 fn roots(seed: &Seed) -> Vec<PathBuf> {
+    if let Some((path, _)) = &seed.fabric {
+        return vec![path.clone()];
+    }
     let mut roots: Vec<PathBuf> = seed.providers.values().map(|(path, _)| path.clone()).collect();
     let mut names: BTreeSet<String> = BTreeSet::new();
     names.extend(seed.providers.values().filter_map(|(_, object)| object.soname.clone()));
@@ -164,6 +179,9 @@ fn list(closure: &Closure, around: &Surroundings, dir: &AbsPath, notes: &mut Vec
 
 /// Names of families for messages.
 pub fn families(stack: &Stack) -> String {
+    if stack.mpi.is_empty() {
+        return "no MPI".into();
+    }
     let names: Vec<&str> = stack.mpi.iter().map(|m| Family::label(m.family)).collect();
     names.join(" and ")
 }

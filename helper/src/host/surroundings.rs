@@ -34,9 +34,9 @@ pub struct Surroundings {
 
 /// A stack being scanned.
 pub struct Around<'a> {
-    /// Who made the MPI.
-    pub maker: Maker,
-    /// The directory of the MPI library.
+    /// Who made the MPI; None for a stack without one.
+    pub maker: Option<Maker>,
+    /// The directory of the MPI library, or of libfabric.
     pub dir: &'a Path,
     /// The stack's own directory; None if it is spread over the system's.
     pub prefix: Option<&'a Path>,
@@ -59,7 +59,7 @@ impl Around<'_> {
         self.ucx(&mut all);
         self.verbs(&mut all);
         self.glibc(&mut all);
-        if let (Maker::Intel, Some(prefix)) = (self.maker, self.prefix) {
+        if let (Some(Maker::Intel), Some(prefix)) = (self.maker, self.prefix) {
             all.environment.set.insert("I_MPI_ROOT".into(), prefix.display().to_string());
         }
         self.devices(&mut all);
@@ -103,7 +103,7 @@ impl Around<'_> {
     /// Intel MPI opens its libfabric; libfabric opens its providers (fi_provider(7), FI_PROVIDER_PATH).
     fn libfabric(&mut self, all: &mut Surroundings) {
         let prefix = self.prefix.unwrap_or(self.dir);
-        if self.maker == Maker::Intel && self.home("libfabric.so.1").is_none() {
+        if self.maker == Some(Maker::Intel) && self.home("libfabric.so.1").is_none() {
             let dirs = ["libfabric/lib", "opt/mpi/libfabric/lib"].map(|d| prefix.join(d));
             let places = std::iter::once(self.dir.to_owned()).chain(dirs);
             let found = places.map(|d| d.join("libfabric.so.1")).find(|p| p.exists());
@@ -127,7 +127,7 @@ impl Around<'_> {
 
     /// Intel MPI opens `libpmix.so` where a job is launched by PMIx; without it each rank would be alone.
     fn intel_pmix(&mut self, all: &mut Surroundings) {
-        if self.maker != Maker::Intel {
+        if self.maker != Some(Maker::Intel) {
             return;
         }
         match self.loader.find("libpmix.so", &[], self.machine) {
@@ -201,7 +201,7 @@ impl Around<'_> {
     /// Open MPI and PMIx open components from directories of their own; those stay there, and only what they need
     /// is listed.
     fn openmpi(&mut self, all: &mut Surroundings) {
-        if self.maker == Maker::OpenMpi {
+        if self.maker == Some(Maker::OpenMpi) {
             let parts = ["openmpi", "openmpi/lib/openmpi3", "openmpi/lib/openmpi"].map(|d| self.dir.join(d));
             for dir in parts {
                 let components = libraries(&dir, |n| n.starts_with("mca_"));
@@ -220,7 +220,7 @@ impl Around<'_> {
         }
         let home = self.home("libpmix.so");
         // Slurm's PMIx offers munge first, whose socket need not be in the container. Open MPI may have PMIx inside.
-        if home.is_some() || self.maker == Maker::OpenMpi {
+        if home.is_some() || self.maker == Some(Maker::OpenMpi) {
             all.environment.default.insert("PMIX_MCA_psec".into(), "native".into());
         }
         let Some(home) = home else { return };

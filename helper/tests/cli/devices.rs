@@ -1,7 +1,8 @@
 //! The host's devices in `grus plan`, `grus explain` and `grus host scan`, from a CDI file with stand-ins.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -49,6 +50,57 @@ fn a_plan_shows_the_devices_of_the_job_it_is_made_in() {
         assert!(said.out.contains(&line), "{line} is not in {}", said.out);
     }
     assert!(!lab.run(["plan", "app:1"]).ok().out.contains("device "), "outside of a job there is none");
+}
+
+/// `nvidia-container-cli` as far as a scan asks it, in the format of libnvidia-container's src/cli/list.c; libraries and
+/// nodes of this machine stand for the driver's.
+fn container_cli(lab: &Lab, library: &Path, fails: bool) -> PathBuf {
+    let bin = lab.path("bin");
+    fs::create_dir_all(&bin).expect("lab");
+    let script = match fails {
+        true => "#!/bin/sh\necho 'nvidia-container-cli: initialization error: driver error: failed to process request' >&2\nexit 1\n".into(),
+        false => format!(
+            "#!/bin/sh\ncase \"$*\" in\n'list --device=all --binaries --libraries --ipcs')\n\
+             printf '%s\\n' /dev/nvidiactl /dev/nvidia-uvm /dev/nvidia0 /usr/bin/env {} /run/nvidia-persistenced/socket;;\n\
+             *) echo 'unrecognized option' >&2; exit 64;;\nesac\n",
+            library.display()
+        ),
+    };
+    let program = bin.join("nvidia-container-cli");
+    fs::write(&program, script).expect("lab");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("lab");
+    bin
+}
+
+#[test]
+fn an_old_toolkit_describes_its_gpus_through_scan() {
+    let Some((lab, dir, library)) = lab() else { return };
+    let scan = |args: &[&str], bin: &Path| {
+        let mut command = lab.command([&["host", "scan", "--cdi"][..], args].concat());
+        command.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        crate::support::Output::of(command.output().expect("grus starts"))
+    };
+    let bin = container_cli(&lab, &library, false);
+    // Two descriptions of one device are none.
+    let there = dir.path().join("gpu.yaml");
+    scan(&[], &bin).refused(2, &format!("{} describes NVIDIA's GPUs already", there.display()));
+    fs::remove_file(there).expect("the file");
+    scan(&[], Path::new("/nowhere")).refused(78, "it cannot be run: No such file or directory");
+    scan(&[], &container_cli(&lab, &library, true)).refused(78, "driver error: failed to process request");
+    let bin = container_cli(&lab, &library, false);
+    let file = dir.path().join("nvidia-container-cli.json");
+    assert_eq!(scan(&[], &bin).ok().out, format!("{}\n", file.display()));
+    scan(&[], &bin).refused(2, "describes NVIDIA's GPUs already");
+    let shown = fs::read_to_string(&file).expect("the file");
+    let _ = scan(&["--replace"], &bin).ok();
+    assert_eq!(fs::read_to_string(&file).expect("the file"), shown);
+    let said = lab.run(["explain", "app:1"]).ok().out;
+    assert!(said.contains(&format!("Devices nvidia.com/gpu of {}", file.display())), "it is used: {said}");
+    let mut inside = lab.command(["plan", "app:1"]);
+    let plan =
+        crate::support::Output::of(inside.env("SLURM_JOB_GPUS", "0").output().expect("grus starts")).ok();
+    assert!(plan.out.contains(&format!("device    nvidia.com/gpu=0 of {}\n", file.display())), "{plan:?}");
+    assert!(plan.out.contains(&format!("bind      {} on ", library.display())), "{plan:?}");
 }
 
 #[test]

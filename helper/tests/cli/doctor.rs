@@ -200,12 +200,18 @@ fn a_stack_whose_files_are_gone_is_told() {
     let _ = lab.command::<&str>([]);
     let dir = tempfile::tempdir_in("/root").or_else(|_| tempfile::tempdir()).expect("a directory");
     let site = dir.path().join("grus.toml");
-    fs::write(&site, "mpi.default = \"gone\"\n").expect("writable");
+    fs::write(&site, "mpi.default = \"gone\"\nmodule.m.libraries = \"lost\"\n").expect("writable");
     let config = ["--config", site.to_str().expect("UTF-8")];
     if !is_root() || !dir.path().starts_with("/root") {
         return;
     }
     is(&examined(&lab, &config), "mpi.default", "fails", "there is no such stack");
+    is(
+        &examined(&lab, &config),
+        "module.libraries",
+        "fails",
+        "module.m.libraries is 'lost', and there is no such stack",
+    );
     let stacks = dir.path().join("stacks");
     fs::create_dir(&stacks).expect("mkdir");
     fs::write(stacks.join("gone.toml"), "nonsense").expect("writable");

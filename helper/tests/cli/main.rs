@@ -12,6 +12,7 @@ mod help;
 mod hostile;
 mod import;
 mod lists;
+mod modules;
 mod mpi;
 mod plan;
 mod pull;

@@ -1,4 +1,4 @@
-/* The files of MPI and fabric in this process, from /proc/self/maps (proc(5)): a line for each, with the inode, which
+/* The files of MPI, fabric and its providers in this process, from /proc/self/maps (proc(5)): a line for each, with the inode, which
  * tells a host's file from an image's whatever path it is bound on. */
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +19,7 @@ static void print_mapped(int rank)
         name = strrchr(path, '/');
         for (size_t i = 0; name && i < sizeof names / sizeof *names; i++)
             ours |= strncmp(name + 1, names[i], strlen(names[i])) == 0;
+        ours |= name && strstr(name, "-fi.so");
         if (ours && strcmp(path, last) != 0) {
             printf("rank %d maps %s inode %lu\n", rank, path, inode);
             snprintf(last, sizeof last, "%s", path);
