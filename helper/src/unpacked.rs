@@ -58,9 +58,9 @@ impl Unpacked {
         }
     }
 
-    /// The directory.
-    pub fn path(&self) -> PathBuf {
-        self.place.tree()
+    /// Where it is.
+    pub fn shown(&self) -> grus_enter::rootless::Unpacked {
+        grus_enter::rootless::Unpacked { dir: self.place.tree(), lock: self.place.file("lock") }
     }
 
     /// Lets the program that this process becomes inherit the lock, and so all that it starts.

@@ -26,6 +26,8 @@ crate::tests![
     odd_images_unpack_without_harm,
     a_host_without_user_namespaces_says_what_to_do,
     the_view_is_that_of_a_step_but_for_a_list,
+    the_plan_is_that_of_a_step_but_for_a_list,
+    files_and_scratch_are_mounted_as_far_as_a_user_can,
 ];
 
 /// `grus run` as the user.
@@ -173,7 +175,9 @@ fn options_that_cannot_be_had_say_why(lab: &Lab) {
         ("-p80:80", "--publish: the container has the host's network"),
         ("--name=x", "--name: nothing is kept"),
         ("--privileged", "--privileged: no right is gained"),
-        ("--gpus=all", "--gpus: the driver's libraries"),
+        ("--gpus=all", "--gpus=all: this node describes no GPU"),
+        ("--gpus=2", "--gpus=2: nobody counts GPUs out here"),
+        ("--device=a.b/c=d", "--device=a.b/c=d: no file of this node describes a device"),
         ("--user=www-data", "--user=www-data: without root you can be yourself"),
         ("--network=bridge", "--network=bridge: there is no such network"),
         ("--hostname=a_b", "--hostname=a_b is no host name"),
@@ -350,4 +354,69 @@ fn the_view_is_that_of_a_step_but_for_a_list(lab: &Lab) {
         let (more, less) = (owners(only(&mine, &theirs)), owners(only(&theirs, &mine)));
         assert!(more.is_empty() && less.is_empty(), "only here: {more:#?}\nonly in a step: {less:#?}");
     });
+}
+
+/// Lines of a plan, but for those that differ: how the image is mounted, and Docker's ENTRYPOINT.
+fn plan(text: &str) -> Vec<&str> {
+    let differs = |line: &&str| line.starts_with("image ") || line.starts_with("entry ");
+    text.lines().filter(|line| !differs(line)).collect()
+}
+
+fn the_plan_is_that_of_a_step_but_for_a_list(lab: &Lab) {
+    let dir = lab.fresh_dir("plan");
+    let options = [
+        format!("--mount={}:/data:ro", dir.display()),
+        "--mount=type=tmpfs,destination=/fast,size=4m".into(),
+        "--writable-volatile=/opt/work".into(),
+    ];
+    let theirs = ["--container-env=A=1,B", "--container-workdir=/opt", "--container-remap-root"];
+    let ours = ["--env=A=1", "--env=B", "--workdir=/opt", "--user=root"];
+    for name in ["busybox", "entry"] {
+        let image = lab.system_image(name);
+        let planned = lab.grus(&["plan", &image]).args(&options).args(theirs).env("B", "2").cwd(&dir).run();
+        let planned = planned.success().stdout_has("tmpfs     /fast").stdout_has("identity  root");
+        both_ways(|| {
+            let own =
+                run(lab, &["--dry-run"]).args(&options).args(ours).arg(&image).env("B", "2").cwd(&dir).run();
+            let own = own.success().stdout_has("image     ");
+            assert_eq!(plan(&own.stdout), plan(&planned.stdout), "{own}\n{planned}");
+        });
+    }
+}
+
+fn files_and_scratch_are_mounted_as_far_as_a_user_can(lab: &Lab) {
+    let dir = lab.fresh_dir("sets");
+    fs::copy(lab.system_file("busybox"), dir.join("set.sqsh")).expect("a fresh directory");
+    let squashfs = "--mount=type=squashfs,source=./set.sqsh,destination=/set";
+    let before = lab.snapshot();
+    {
+        let _fuse = Fuse::for_everyone(true);
+        let image = lab.system_image("busybox");
+        let script = "cat /set/etc/only-in-image; stat -f -c %T /set; touch /set/x";
+        let out = run(lab, &[squashfs, &image, "sh", "-c", script]).cwd(&dir).run().failure();
+        let _ = out.stdout_is("from the image\nfuseblk").stderr_has("Read-only file system");
+        let _ = run(lab, &["--mount=./none:/set:sqsh", &image, "true"]).cwd(&dir).run().exit_code(125);
+    }
+    both_ways(|| {
+        let scratch = "--mount=type=scratch,destination=/scr,size=4m";
+        let refused = sh(lab, &[scratch], "true").exit_code(125);
+        let _ = refused.stderr_has("scratch").stderr_has("hint: ");
+        lab.with_site("scratch.dir = '/tmp'\n", || {
+            let script =
+                "stat -c '%a %u' /scr; stat -f -c %T /scr; dd if=/dev/zero of=/scr/x bs=1M count=5 2>&1";
+            let out = sh(lab, &[scratch], script).failure();
+            let _ = out
+                .stdout_has(&format!("700 {}\ntmpfs\n", lab.account().uid))
+                .stdout_has("No space left on device")
+                .stderr_has("/scr is in memory: without root there is no scratch on disk");
+        });
+    });
+    {
+        let _fuse = Fuse::for_everyone(false);
+        let image = lab.system_image("busybox");
+        let out = run(lab, &[squashfs, &image, "true"]).cwd(&dir).run().exit_code(125);
+        let _ = out.stderr_has("/dev/fuse").stderr_has("hint: ");
+    }
+    let _ = lab.grus(&["prune"]).run().success();
+    before.assert_nothing_left();
 }

@@ -160,7 +160,7 @@ impl Args {
                 ));
             }
             text.extend(devices.iter().map(fit));
-            output::print(&text)?;
+            output::print(&output::folded(&text, 4))?;
         }
         match &decision.result {
             Ok(_) => Ok(()),
