@@ -28,6 +28,7 @@ crate::tests![
     the_view_is_that_of_a_step_but_for_a_list,
     the_plan_is_that_of_a_step_but_for_a_list,
     files_and_scratch_are_mounted_as_far_as_a_user_can,
+    containers_are_listed_and_joined,
 ];
 
 /// `grus run` as the user.
@@ -316,7 +317,7 @@ fn comparable(text: &str) -> Vec<String> {
                 "env _=",
                 "env SHLVL=",
                 "env PMI",
-                "env GRUS",
+                "env GRUS_CONFIG",
                 "env HOSTNAME=",
             ]
             .iter()
@@ -356,9 +357,12 @@ fn the_view_is_that_of_a_step_but_for_a_list(lab: &Lab) {
     });
 }
 
-/// Lines of a plan, but for those that differ: how the image is mounted, and Docker's ENTRYPOINT.
+/// Lines of a plan, but for those that differ: how the image is mounted, Docker's ENTRYPOINT, and the image's name, which a
+/// step's tasks get from the plugin.
 fn plan(text: &str) -> Vec<&str> {
-    let differs = |line: &&str| line.starts_with("image ") || line.starts_with("entry ");
+    let differs = |line: &&str| {
+        ["image ", "entry ", "setenv    GRUS_IMAGE="].iter().any(|start| line.starts_with(start))
+    };
     text.lines().filter(|line| !differs(line)).collect()
 }
 
@@ -416,6 +420,45 @@ fn files_and_scratch_are_mounted_as_far_as_a_user_can(lab: &Lab) {
         let image = lab.system_image("busybox");
         let out = run(lab, &[squashfs, &image, "true"]).cwd(&dir).run().exit_code(125);
         let _ = out.stderr_has("/dev/fuse").stderr_has("hint: ");
+    }
+    let _ = lab.grus(&["prune"]).run().success();
+    before.assert_nothing_left();
+}
+
+fn containers_are_listed_and_joined(lab: &Lab) {
+    let before = lab.snapshot();
+    for (fuse, own) in [(true, None), (false, None), (true, Some("--network=none"))] {
+        let _fuse = Fuse::for_everyone(fuse);
+        let (dir, image) = (lab.fresh_dir("listed"), lab.system_image("busybox"));
+        let script = "touch /opt/work/there; echo >ready; while [ ! -e stop ]; do sleep 0.1; done";
+        let options = ["--writable-volatile=/opt/work", "--env=GIVEN=1", "--workdir"];
+        let running =
+            run(lab, &options).arg(&dir).args(own).args([&image, "sh", "-c", script]).cwd(&dir).spawn();
+        assert!(wait_until(Duration::from_secs(60), || dir.join("ready").exists()), "it did not start");
+        let id = lab.grus(&["ps", "--quiet"]).run().success();
+        let id = id.trimmed().to_owned();
+        assert!(id.starts_with("run."), "{id}");
+        let listed = lab.grus(&["ps"]).run().success().stdout_has(&id).stdout_has(&image);
+        assert_eq!(listed.stdout.lines().count(), 2, "{listed}");
+        let exec = |args: &[&str]| lab.grus(&["exec"]).args(args).run();
+        let inside = "ls /opt/work; echo $GIVEN $MORE; pwd; ls /sys/class/net | wc -l; grep NoNewPrivs /proc/self/status";
+        let out = exec(&["-e", "MORE=2", &id, "sh", "-c", inside]).success();
+        assert!(out.stdout.starts_with(&format!("there\n1 2\n{}\n", dir.display())), "{out}");
+        assert!(out.stdout.ends_with("NoNewPrivs:\t1\n"), "{out}");
+        let links = exec(&[&id, "ip", "link"]).success();
+        assert!(own.is_none() || !links.stdout.contains("eth0"), "{links}");
+        let _ = exec(&["-w", "/opt", &id, "pwd"]).success().stdout_is("/opt");
+        let _ = exec(&[&id, "sh", "-c", "exit 3"]).exit_code(3);
+        let _ = exec(&[&id, "no-such-program"]).exit_code(127);
+        let _ = exec(&["--node=x", &id, "true"]).exit_code(2).stderr_has("hint: ");
+        let _ = exec(&["run.1", "true"]).exit_code(2).stderr_has("no container run.1 of yours");
+        // Another user sees none of it.
+        let program = lab.grus_program();
+        let root = lab.root(&program.to_string_lossy()).env("GRUS_CONFIG", lab.site_file());
+        let _ = root.args(["ps", "-q"]).run().success().stdout_is("");
+        fs::write(dir.join("stop"), "").expect("a fresh directory");
+        let _ = running.wait().success();
+        let _ = exec(&[&id, "true"]).exit_code(2);
     }
     let _ = lab.grus(&["prune"]).run().success();
     before.assert_nothing_left();

@@ -17,7 +17,8 @@ use grus_core::path::AbsPath;
 use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::refusal::Refusal;
-use grus_enter::rootless::{enter, Inside, Own};
+use grus_core::request::IMAGE_VARIABLE;
+use grus_enter::rootless::{enter, join, Inside, Own};
 use grus_enter::{Inputs, StepId, TIME_LIMIT};
 
 use self::options::{Asked, Options};
@@ -83,6 +84,7 @@ impl Args {
         let mut asked = self.options.asked(image, &user, &cwd, &context.site)?;
         let found = image::find_or_pull(context, &asked)?;
         asked.request.ruling = rule(context, &found, &asked)?.map(Box::new);
+        asked.request.env.entry(IMAGE_VARIABLE.into()).or_insert_with(|| Some(found.name.clone()));
         let launch = launcher::launch(&context.environment).filter(|_| asked.alike());
         let inputs = inputs(context, asked.request, &found, user, cwd.clone())?;
         let mut tree = None;
@@ -101,6 +103,24 @@ impl Args {
         };
         Ok(Started { words, inside, cwd, tree })
     }
+}
+
+/// One more program in the container of process `pid`; returns only why not.
+pub(super) fn beside(
+    pid: u32,
+    words: Vec<OsString>,
+    variables: Vec<(String, String)>,
+    workdir: Option<&str>,
+) -> Result<Failure, Failure> {
+    let cwd = working_directory()?;
+    let workdir = workdir.map(AbsPath::parse).transpose()?;
+    let Some(mut inside) = join(pid)? else {
+        let what = format!("no container run.{pid} of yours is on this host");
+        return Err(Refusal::user(what).hint("'grus ps' lists yours").into());
+    };
+    inside.plan.environment.set.extend(variables);
+    inside.plan.workdir = workdir.or(inside.plan.workdir);
+    Ok(Started { words, inside, cwd, tree: None }.become_program())
 }
 
 /// The caller with the groups that are in force, which need not be those of the account (newgrp(1)).

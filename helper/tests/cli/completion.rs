@@ -60,7 +60,7 @@ fn bash_completes_commands_options_and_images() {
         assert_eq!(complete(&format!("grus {command} a")), ["app:1", "app:2"], "{command}");
     }
     assert_eq!(complete("grus run app:"), ["1", "2"], "what is before the colon stays");
-    assert_eq!(complete("grus inspect --format "), [""], "a value is no image");
+    assert!(!complete("grus inspect --format ").contains(&"app:1".to_owned()), "a value is no image");
     assert_eq!(complete("grus login a"), [""]);
 }
 
@@ -82,7 +82,8 @@ fn fish_completes_commands_options_and_images() {
     assert_eq!(commands, ["doctor"]);
     assert_eq!(complete("grus images --for").expect("fish"), ["--format"]);
     assert_eq!(complete("grus run ap").expect("fish"), ["app:1", "app:2"]);
-    assert_eq!(complete("grus save app:").expect("fish"), ["app:1", "app:2"]);
+    // Files are offered, too, behind what fish takes for a prefix.
+    assert!(complete("grus save app:").expect("fish").starts_with(&["app:1".into(), "app:2".into()]));
 }
 
 #[test]
