@@ -396,9 +396,9 @@ fn files_and_scratch_are_mounted_as_far_as_a_user_can(lab: &Lab) {
     {
         let _fuse = Fuse::for_everyone(true);
         let image = lab.system_image("busybox");
-        let script = "cat /set/etc/only-in-image; stat -f -c %T /set; touch /set/x";
+        let script = "cat /set/etc/only-in-image; grep -c ' /set fuse' /proc/self/mounts; touch /set/x";
         let out = run(lab, &[squashfs, &image, "sh", "-c", script]).cwd(&dir).run().failure();
-        let _ = out.stdout_is("from the image\nfuseblk").stderr_has("Read-only file system");
+        let _ = out.stdout_is("from the image\n1").stderr_has("Read-only file system");
         let _ = run(lab, &["--mount=./none:/set:sqsh", &image, "true"]).cwd(&dir).run().exit_code(125);
     }
     both_ways(|| {
@@ -441,10 +441,9 @@ fn containers_are_listed_and_joined(lab: &Lab) {
         let listed = lab.grus(&["ps"]).run().success().stdout_has(&id).stdout_has(&image);
         assert_eq!(listed.stdout.lines().count(), 2, "{listed}");
         let exec = |args: &[&str]| lab.grus(&["exec"]).args(args).run();
-        let inside = "ls /opt/work; echo $GIVEN $MORE; pwd; ls /sys/class/net | wc -l; grep NoNewPrivs /proc/self/status";
+        let inside = "ls /opt/work; echo $GIVEN $MORE; pwd; grep NoNewPrivs /proc/self/status";
         let out = exec(&["-e", "MORE=2", &id, "sh", "-c", inside]).success();
-        assert!(out.stdout.starts_with(&format!("there\n1 2\n{}\n", dir.display())), "{out}");
-        assert!(out.stdout.ends_with("NoNewPrivs:\t1\n"), "{out}");
+        let _ = out.stdout_has(&format!("there\n1 2\n{}\nNoNewPrivs:\t1\n", dir.display()));
         let links = exec(&[&id, "ip", "link"]).success();
         assert!(own.is_none() || !links.stdout.contains("eth0"), "{links}");
         let _ = exec(&["-w", "/opt", &id, "pwd"]).success().stdout_is("/opt");
