@@ -46,13 +46,16 @@ const INSIDE: &str = "GRUS_BENCH_RUN";
 
 /// Where both versions of cgroups are mounted, crun refuses to start: in a mount namespace of the bench's own only the
 /// second is. Nothing else differs there.
-const ONE_CGROUP: &str = "umount --recursive /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" run";
+const ONE_CGROUP: &str =
+    "umount --recursive /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" run";
 
 /// Runs the bench and prints its figures.
 pub fn run() -> Result<()> {
     if installed("podman") && std::env::var_os(INSIDE).is_none() {
         let mut inside = Command::new("unshare");
-        inside.args(["--mount", "--propagation", "private", "sh", "-c", ONE_CGROUP]).arg(std::env::current_exe()?);
+        inside
+            .args(["--mount", "--propagation", "private", "sh", "-c", ONE_CGROUP])
+            .arg(std::env::current_exe()?);
         let status = inside.env(INSIDE, "1").status()?;
         ensure!(status.success(), "in a mount namespace of its own: {status}");
         return Ok(());

@@ -126,9 +126,8 @@ fn on(
     progress.enter(Phase::Plan, &mut clock);
     let sources = Sources::new(credentials);
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
-    let tree = match &root {
-        Root::Image(mount) | Root::Kept(mount) => Tree::new(mount),
-    };
+    let (Root::Image(mount) | Root::Kept(mount)) = &root;
+    let tree = Tree::new(mount);
     let ruling = ruling(inputs, credentials, &tree, &config, &name(inputs, meta.as_ref()))?;
     let devices = cdi::wanted(inputs);
     let launch = Launch {
