@@ -41,6 +41,8 @@ struct Way {
     took: Samples,
 }
 
+const NAME: &str = "bench";
+
 /// Set in the mount namespace that [`run`] makes.
 const INSIDE: &str = "GRUS_BENCH_RUN";
 
@@ -51,22 +53,33 @@ const ONE_CGROUP: &str =
 
 /// Runs the bench and prints its figures.
 pub fn run() -> Result<()> {
-    if installed("podman") && std::env::var_os(INSIDE).is_none() {
-        let mut inside = Command::new("unshare");
-        inside
-            .args(["--mount", "--propagation", "private", "sh", "-c", ONE_CGROUP])
-            .arg(std::env::current_exe()?);
-        let status = inside.env(INSIDE, "1").status()?;
-        ensure!(status.success(), "in a mount namespace of its own: {status}");
-        return Ok(());
+    if std::env::var_os(INSIDE).is_some() {
+        return measure(&Cluster::open(NAME)?);
     }
     print_load("before");
-    let cluster = lab::up("bench", 1)?;
-    let podman = Podman::new(&cluster)?;
-    let mut ways = ways(&cluster, podman.as_ref())?;
+    let cluster = lab::up(NAME, 1)?;
+    let measured = match installed("podman") {
+        false => measure(&cluster),
+        true => {
+            let mut inside = Command::new("unshare");
+            inside.args(["--mount", "--propagation", "private", "sh", "-c", ONE_CGROUP]);
+            inside.arg(std::env::current_exe()?).env(INSIDE, "1");
+            inside.status().map_err(Into::into).and_then(|status| {
+                ensure!(status.success(), "in a mount namespace of its own: {status}");
+                Ok(())
+            })
+        }
+    };
+    cluster.down()?;
+    measured
+}
+
+fn measure(cluster: &Cluster) -> Result<()> {
+    let podman = Podman::new(cluster)?;
+    let mut ways = ways(cluster, podman.as_ref())?;
     for round in 0..=ROUNDS {
         for way in &mut ways {
-            let took = way.once(&cluster)?;
+            let took = way.once(cluster)?;
             // The first one warms caches.
             if round > 0 {
                 way.took.0.push(took);
@@ -79,7 +92,6 @@ pub fn run() -> Result<()> {
         println!("  {:22} {}   {}", way.name, way.took, way.does);
     }
     print_load("after");
-    cluster.down()?;
     println!("{}", figures(&ways)?);
     Ok(())
 }
