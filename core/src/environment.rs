@@ -5,7 +5,7 @@
 //! the user's; and the host's library and language paths ([`LEAKS`]) do not reach into an image, where they
 //! would name files of another system.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::image::ImageConfig;
@@ -60,7 +60,7 @@ const JOBS_OWN: &[&str] = &[
 ];
 
 /// The site's rules, `[environment]` of grus.toml.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rules {
     /// Set, whatever job and image say.
@@ -88,7 +88,7 @@ pub struct Edits {
 pub type Asked = BTreeMap<String, Option<String>>;
 
 /// What devices bring.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfDevices {
     /// Variables to set; those that are the job's own stay as they are.
     pub set: BTreeMap<String, String>,

@@ -10,9 +10,15 @@
 use libc::{c_long, sock_filter};
 
 /// The architecture that numbers are of (linux/audit.h).
-const ARCH: u32 = match cfg!(target_arch = "aarch64") {
-    true => 0xc000_00b7,
-    false => 0xc000_003e,
+const ARCH: u32 = if cfg!(target_arch = "x86_64") {
+    0xc000_003e
+} else if cfg!(target_arch = "aarch64") {
+    0xc000_00b7
+} else if cfg!(target_arch = "riscv64") {
+    0xc000_00f3
+} else {
+    // With another's number no call would ever match, and nothing be denied.
+    panic!("the filters do not know this architecture's number")
 };
 
 /// What is faked.

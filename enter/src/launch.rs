@@ -138,6 +138,7 @@ fn on(
         job: &inputs.job,
         swap: ruling.as_ref().map(|ruling| &ruling.swap),
         devices: devices.as_ref(),
+        one_task_of_several: false,
     };
     let plan = decide(&launch, &tree, &sources)?;
     let started = |pid| progress.started(Phase::Own, pid);

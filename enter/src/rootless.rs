@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Instant;
 
-use grus_core::environment::{self, OfDevices};
+use grus_core::cdi::{Grant, Registry};
 use grus_core::image::ImageMeta;
 use grus_core::plan::{decide, How, Launch, LaunchPlan, Op};
 use rustix::fs::{Mode, OFlags};
@@ -46,7 +46,10 @@ use crate::timing::Clock;
 use crate::verify::verify;
 use crate::volatile::Volatile;
 
+mod running;
 mod shared;
+
+pub use running::{join, running, Running};
 
 /// What the calling process is in.
 #[derive(Debug)]
@@ -57,8 +60,8 @@ pub struct Inside {
     pub meta: Option<ImageMeta>,
     /// How long it took.
     pub timings: Timings,
-    /// What lets other ranks join: inherited by the program that this process becomes.
-    pub held: Option<shared::Held>,
+    /// What the program is to inherit that this process becomes.
+    pub held: shared::Held,
 }
 
 /// How `grus run` differs from a step, beyond the request.
@@ -70,14 +73,22 @@ pub struct Own<'a> {
     pub launch: Option<&'a str>,
 }
 
-/// Moves the calling process into the container, for good. `unpack` is called where there is no FUSE, with the reason:
-/// it returns the directory of the image's tree, which must be the user's.
+/// The image's tree as files, where there is no FUSE.
+#[derive(Clone, Debug)]
+pub struct Unpacked {
+    /// Its directory, which must be the user's.
+    pub dir: PathBuf,
+    /// The file of its lock, of which the caller has a share (flock(2)).
+    pub lock: PathBuf,
+}
+
+/// Moves the calling process into the container, for good. `unpack` is called where there is no FUSE, with the reason.
 ///
 /// The ruling of the request holds as it is: whoever calls has made it here.
 pub fn enter<E: From<Failure>>(
     inputs: &Inputs,
     own: Own<'_>,
-    unpack: impl FnOnce(&str) -> Result<PathBuf, E>,
+    unpack: impl FnOnce(&str) -> Result<Unpacked, E>,
 ) -> Result<Inside, E> {
     let mut clock = Clock::start(Phase::Image);
     let path = inputs.image.as_path();
@@ -85,11 +96,16 @@ pub fn enter<E: From<Failure>>(
     // What the site says of users' images holds here, too; a kernel mounts none for a user.
     image.admitted(path, &inputs.site)?;
     let meta = repository::meta_beside(path).map_err(Failure::from)?;
+    // While root's files can still be told from others.
+    let devices = cdi::wanted(inputs);
     clock.enter(Phase::Join);
-    let (lead, alone) = match own.launch.map(|launch| turn(&key(inputs, launch), inputs.uid)) {
-        Some(Turn::Joined(told)) => {
+    let shared = own.launch.map(|launch| key(inputs, launch, devices.is_some()));
+    let (lead, alone) = match shared.map(|key| turn(&key, inputs.uid)) {
+        Some(Turn::Joined(told, held)) => {
+            let lock = told.lock.clone();
             let plan = joined(inputs, told, meta.as_ref())?;
-            return Ok(Inside { plan, meta, timings: clock.stop(), held: None });
+            let held = held.and_tell(&plan, lock).during(Phase::Join)?;
+            return Ok(Inside { plan, meta, timings: clock.stop(), held });
         }
         Some(Turn::Lead(lead)) => (Some(lead), None),
         Some(Turn::Alone(why)) => (None, Some(format!("not in one container with the other ranks: {why}"))),
@@ -100,28 +116,38 @@ pub fn enter<E: From<Failure>>(
     move_to_own(&task, (0, 0), (inputs.uid, inputs.gid), UnshareFlags::NEWNS)
         .map_err(|broken| refused(&broken, "no container", "run it in a job"))?;
     clock.enter(Phase::Mount);
+    let mut lock = None;
     let (mount, how) =
         match fuse::mount(&image.file, &inputs.site.security.squashfuse, &Owner::of_namespace(), |_| ()) {
             Ok((mount, _)) => (mount, How::Fuse),
             Err(failure) => match fuse::unavailable(&failure) {
-                Some(why) => (unpacked(&unpack(&why)?).during(Phase::Mount)?, How::Unpacked),
+                Some(why) => {
+                    let tree = unpack(&why)?;
+                    lock = Some(tree.lock);
+                    (unpacked(&tree.dir).during(Phase::Mount)?, How::Unpacked)
+                }
                 None => return Err(as_user(failure).into()),
             },
         };
-    let ground = Ground { mount, how, meta: meta.as_ref() };
-    let mut plan = act(inputs, &task, own.hostname, ground, &mut clock).map_err(as_user)?;
+    let ground = Ground { mount, how, meta: meta.as_ref(), devices };
+    let mut plan = act(inputs, &task, own, ground, &mut clock).map_err(as_user)?;
     plan.warnings.extend(alone);
-    let plain = plan.modules.is_empty() && plan.devices.is_empty();
-    let held = lead.filter(|_| plain).map(|lead| lead.done(&plan)).transpose().during(Phase::Join);
-    Ok(Inside { plan, meta, timings: clock.stop(), held: held? })
+    let held = match lead {
+        Some(lead) => lead.done(&plan, lock),
+        None => shared::Held::default().and_tell(&plan, lock),
+    };
+    Ok(Inside { plan, meta, timings: clock.stop(), held: held.during(Phase::Join)? })
 }
 
-/// Joined ranks see one container, so all that it is made from is in its key. Variables are each rank's own.
-fn key(inputs: &Inputs, launch: &str) -> String {
+/// Joined ranks see one container, so all that it is made from is in its key. Variables are each rank's own; GPUs that
+/// Slurm names to each rank are its own, too, and then so is the container.
+fn key(inputs: &Inputs, launch: &str, devices: bool) -> String {
     let mut request = inputs.request.clone();
     request.env.clear();
-    let made_of =
-        (launch, inputs.uid, &inputs.image, &inputs.job.workdir, serde_json::to_string(&request).ok());
+    let grant =
+        Grant::of(&inputs.job.environment).filter(|_| devices).map(|grant| (grant.indices, grant.ids));
+    let request = serde_json::to_string(&request).ok();
+    let made_of = (launch, inputs.uid, &inputs.image, &inputs.job.workdir, request, grant);
     let hash = sha2::Sha256::digest(format!("{made_of:?}"));
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -132,9 +158,7 @@ fn joined(inputs: &Inputs, told: Told, meta: Option<&ImageMeta>) -> Result<Launc
     let config = meta.map(|meta| meta.config.clone()).unwrap_or_default();
     let swap = inputs.request.ruling.as_ref().map(|ruling| &ruling.swap);
     let job = &inputs.job.environment;
-    // A container with modules or devices, which bring variables of their own, is not shared.
-    let (devices, rules) = (OfDevices::default(), &inputs.site.environment);
-    let environment = environment::decide(&config, swap, &devices, rules, job, &inputs.request.env);
+    let environment = told.brought.environment(&config, swap, job, &inputs.request.env);
     let plan = LaunchPlan::of_joined(inputs.image.clone(), environment, told.workdir);
     Ok(LaunchPlan { remap_root: told.remap_root, entrypoint: told.entrypoint, ..plan })
 }
@@ -144,6 +168,7 @@ struct Ground<'a> {
     mount: OwnedFd,
     how: How,
     meta: Option<&'a ImageMeta>,
+    devices: Option<Registry>,
 }
 
 /// The directory of an unpacked image as a mount like any image's.
@@ -158,7 +183,7 @@ fn unpacked(dir: &std::path::Path) -> Called<OwnedFd> {
 fn act(
     inputs: &Inputs,
     task: &OwnedFd,
-    hostname: Option<&str>,
+    own: Own<'_>,
     ground: Ground<'_>,
     clock: &mut Clock,
 ) -> Result<LaunchPlan, Failure> {
@@ -167,7 +192,6 @@ fn act(
     let sources = Sources::new(&credentials);
     let config = ground.meta.map(|meta| meta.config.clone()).unwrap_or_default();
     let tree = Tree::new(&ground.mount);
-    let devices = cdi::wanted(inputs);
     let launch = Launch {
         request: &inputs.request,
         image: &inputs.image,
@@ -176,7 +200,8 @@ fn act(
         site: &inputs.site,
         job: &inputs.job,
         swap: inputs.request.ruling.as_ref().map(|ruling| &ruling.swap),
-        devices: devices.as_ref(),
+        devices: ground.devices.as_ref(),
+        one_task_of_several: own.launch.is_some(),
     };
     let mut plan = decide(&launch, &tree, &sources)?;
     plan.warnings.extend(in_memory(&plan));
@@ -188,7 +213,7 @@ fn act(
     let storage = any.then(|| Storage::memory(inputs.site.volatile.size)).transpose()?;
     let volatile = Volatile { size: inputs.site.volatile.size, storage, who: None };
     own_namespaces(plan.namespaces)?;
-    hostname.map_or(Ok(()), set_host_name).during(Phase::Namespace)?;
+    own.hostname.map_or(Ok(()), set_host_name).during(Phase::Namespace)?;
     let act = Act {
         plan: &plan,
         root: Root::Image(ground.mount),

@@ -1,7 +1,7 @@
 //! Owns standard output: everything a command says goes through here, so that a reader that goes away
 //! (`grus images | head -1`) ends the command quietly, and a full disk behind `>` is an error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use crate::failure::{reason, Failure};
 
@@ -31,6 +31,38 @@ pub fn warn(text: &str) {
 /// Says how things go, on standard error.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Columns of the terminal that standard output is; None where it is none, or too small for anything to fit.
+pub fn width() -> Option<usize> {
+    let out = io::stdout();
+    let size = out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).ok())??;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns >= 40)
+}
+
+/// Sentences for the terminal: lines that are too long for it go on below, this many columns in. As it is elsewhere.
+pub fn folded(text: &str, indent: usize) -> String {
+    match width() {
+        None => text.to_owned(),
+        Some(width) => text.split_inclusive('\n').map(|line| fold(line, indent, width)).collect(),
+    }
+}
+
+fn fold(line: &str, indent: usize, width: usize) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in line.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if column > indent && column + length > width {
+            out.truncate(out.trim_end_matches(' ').len());
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        }
+        out.push_str(word);
+        column += word.chars().count();
+    }
+    out
 }
 
 /// Columns padded to their widest cell, two spaces between; no spaces at the end of a line.
@@ -120,6 +152,14 @@ pub fn seconds(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_go_on_below() {
+        assert_eq!(fold("one two three\n", 2, 13), "one two three\n");
+        assert_eq!(fold("one two three\n", 2, 12), "one two\n  three\n");
+        assert_eq!(fold("a  padded-and-long x\n", 3, 6), "a  padded-and-long\n   x\n");
+        assert_eq!(fold("\n", 2, 12), "\n");
+    }
 
     #[test]
     fn sizes_have_three_digits() {

@@ -1,15 +1,19 @@
 //! Owns what can be known of running steps and their containers: from Slurm, all steps of the caller; from /proc, the
-//! caller's own processes on this machine, their image and whether they are in a container.
+//! caller's own processes on this machine, their image and whether they are in a container; and the containers of `grus
+//! run`.
 //!
 //! Which image a step on another node runs in, nobody tells an ordinary user; it is not guessed.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use grus_core::refusal::{printable, Refusal};
 use grus_core::request::IMAGE_VARIABLE;
+use grus_enter::rootless::Running;
 
 use crate::failure::{reason, Failure};
 
@@ -39,12 +43,21 @@ pub struct Here {
 
 /// The caller's running steps, tasks of batch scripts and of `extern` steps left out.
 pub fn of_caller() -> Result<Vec<Step>, Failure> {
+    of_slurm().and_then(|steps| {
+        let hint = "this needs Slurm's commands; add their directory to PATH";
+        steps.ok_or_else(|| Refusal::site("cannot run squeue: it is not installed").hint(hint).into())
+    })
+}
+
+/// The same; None where there is no Slurm.
+pub fn of_slurm() -> Result<Option<Vec<Step>>, Failure> {
     let mut command = Command::new("squeue");
     command.args(["--me", "--steps", "--noheader", "--format=%i|%j|%M|%N"]).env("LC_ALL", "C");
-    let said = command.output().map_err(|e| {
-        let hint = "this needs Slurm's commands; add their directory to PATH";
-        Refusal::site(format!("cannot run squeue: {}", reason(&e))).hint(hint)
-    })?;
+    let said = match command.output() {
+        Ok(said) => said,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Refusal::site(format!("cannot run squeue: {}", reason(&e))).into()),
+    };
     if !said.status.success() {
         let why = String::from_utf8_lossy(&said.stderr);
         let why = why.lines().last().unwrap_or("it ended without a word");
@@ -53,7 +66,7 @@ pub fn of_caller() -> Result<Vec<Step>, Failure> {
             hint: Some("'grus doctor' checks Slurm".into()),
         });
     }
-    Ok(listed(&String::from_utf8_lossy(&said.stdout)))
+    Ok(Some(listed(&String::from_utf8_lossy(&said.stdout))))
 }
 
 fn listed(text: &str) -> Vec<Step> {
@@ -67,8 +80,48 @@ fn listed(text: &str) -> Vec<Step> {
     text.lines().filter_map(step).collect()
 }
 
-/// The caller's steps that have processes on this machine, by `JOBID.STEPID`.
-pub fn here() -> BTreeMap<String, Here> {
+/// The caller's containers of `grus run` on this machine, in the shape of steps: `run.PID`.
+pub fn of_run(running: &[Running]) -> Vec<(Step, Here)> {
+    let node = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let node = printable(node.trim());
+    let shown = |running: &Running| {
+        let read = |name: &str| fs::read(format!("/proc/{}/{name}", running.pid)).unwrap_or_default();
+        let image = variables(&read("environ")).remove(IMAGE_VARIABLE);
+        let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+        let age = age(&String::from_utf8_lossy(&read("stat"))).unwrap_or_default();
+        let step = Step {
+            id: format!("run.{}", running.pid),
+            name: printable(&name),
+            time: duration(age),
+            nodes: node.clone(),
+        };
+        let image = Some(image.map_or("?".into(), |image| printable(&image)));
+        (step, Here { node: node.clone(), image, processes: running.processes })
+    };
+    running.iter().map(shown).collect()
+}
+
+/// Seconds since a process started (proc_pid_stat(5), field 22), whose ticks are hundredths everywhere.
+fn age(stat: &str) -> Option<u64> {
+    let started: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let up = fs::read_to_string("/proc/uptime").ok()?;
+    let up: u64 = up.split('.').next()?.parse().ok()?;
+    up.checked_sub(started / 100)
+}
+
+/// As Slurm writes it: `1:02`, `3:00:02`, `2-03:00:02`.
+fn duration(seconds: u64) -> String {
+    let (minutes, s) = (seconds / 60, seconds % 60);
+    match (minutes / 60 / 24, minutes / 60 % 24, minutes % 60) {
+        (0, 0, m) => format!("{m}:{s:02}"),
+        (0, h, m) => format!("{h}:{m:02}:{s:02}"),
+        (d, h, m) => format!("{d}-{h:02}:{m:02}:{s:02}"),
+    }
+}
+
+/// The caller's steps that have processes on this machine, by `JOBID.STEPID`. Containers of `grus run` in them are not
+/// the step's.
+pub fn here(running: &[Running]) -> BTreeMap<String, Here> {
     let (uid, own) = (nix::unistd::Uid::effective().as_raw(), namespace("self"));
     let mut all: BTreeMap<String, Here> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -84,7 +137,9 @@ pub fn here() -> BTreeMap<String, Here> {
         if job.is_empty() || step.is_empty() {
             continue;
         }
-        let contained = own.is_some() && namespace(&name).is_some_and(|other| Some(other) != own);
+        let place = namespace(&name);
+        let apart = running.iter().any(|running| Some(&running.mounts) == place.as_ref());
+        let contained = own.is_some() && !apart && place.is_some_and(|place| Some(place) != own);
         let here = all.entry(format!("{job}.{step}")).or_default();
         here.processes += 1;
         here.node = printable(&get("SLURMD_NODENAME"));
@@ -102,13 +157,21 @@ fn variables(environment: &[u8]) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn namespace(pid: &str) -> Option<String> {
-    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok().map(|link| link.display().to_string())
+fn namespace(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_slurms() {
+        let times = [5, 62, 3 * 3600 + 2, 51 * 3600 + 2].map(duration);
+        assert_eq!(times, ["0:05", "1:02", "3:00:02", "2-03:00:02"]);
+        assert!(age(&fs::read_to_string("/proc/self/stat").expect("proc")).is_some_and(|age| age < 3600));
+        assert_eq!(age("1 (a) b"), None);
+    }
 
     #[test]
     fn steps_are_those_with_a_number() {

@@ -6,9 +6,9 @@
 
 mod write;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -43,7 +43,9 @@ impl Unpacked {
     pub fn of(repository: &Repository, image: &AbsPath, name: &str, why: &str) -> Result<Self, Failure> {
         repository.prepare()?;
         let dir = repository.root().join("unpacked");
-        fs::create_dir_all(&dir).map_err(|e| Failure::io("create", &dir, &e))?;
+        // What an image lets everyone read is still the user's.
+        let private = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        private.map_err(|e| Failure::io("create", &dir, &e))?;
         let place = Place { dir, key: key(image)? };
         loop {
             let lock = place.lock(FlockOperation::LockShared)?;
@@ -58,9 +60,9 @@ impl Unpacked {
         }
     }
 
-    /// The directory.
-    pub fn path(&self) -> PathBuf {
-        self.place.tree()
+    /// Where it is.
+    pub fn shown(&self) -> grus_enter::rootless::Unpacked {
+        grus_enter::rootless::Unpacked { dir: self.place.tree(), lock: self.place.file("lock") }
     }
 
     /// Lets the program that this process becomes inherit the lock, and so all that it starts.

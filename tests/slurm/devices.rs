@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use grus_tests::{Cluster, Cmd};
+use grus_tests::{Cluster, Cmd, Fuse};
 
 use crate::lab::Lab;
 
@@ -16,6 +16,7 @@ crate::tests![
     tasks_keep_what_slurm_binds_them_to,
     devices_are_chosen_on_the_command_line,
     imex_channels_and_mig_rights_are_as_on_the_host,
+    without_slurm_the_same_files_say_what_comes,
 ];
 
 /// A directory of /dev with two device nodes, and the file that describes them; gone when dropped.
@@ -232,4 +233,46 @@ fn imex_channels_and_mig_rights_are_as_on_the_host(lab: &Lab) {
             "the other's right is hidden"
         );
     });
+}
+
+fn without_slurm_the_same_files_say_what_comes(lab: &Lab) {
+    let gpus = Gpus::new(lab, "run");
+    let image = lab.system_image("busybox");
+    let told = format!("echo told=$TOLD_0,$TOLD_1 $({}) in $(readlink /proc/self/ns/mnt)", gpus.report());
+    let grus = |args: &[&str]| lab.grus(&["run"]).args(args).arg(&image).args(["sh", "-c", &told]).run();
+    for yes in [true, false] {
+        let _fuse = Fuse::for_everyone(yes);
+        lab.with_site(&format!("cdi.dirs = [{:?}]\n", gpus.cdi), || {
+            let _ = grus(&[]).success().stdout_has("told=, ").stderr_lacks("warning");
+            let _ = grus(&["--gpus=all"]).success().stdout_has("told=yes,yes ").stdout_has("opens=01");
+            let _ = grus(&["--gpus=device=1"]).success().stdout_has("told=,yes ");
+            let _ = grus(&["--gpus=\"device=0,1\""]).success().stdout_has("told=yes,yes ");
+            let _ = grus(&["--device=nvidia.com/gpu=0"]).success().stdout_has("told=yes, ");
+            let bound = format!("--device={}:/dev/grus-other", gpus.files()[0].display());
+            let other = lab.grus(&["run", &bound, &image, "head", "-c1", "/dev/grus-other"]).run();
+            // /dev is the host's: nothing can be made in it.
+            let _ = other.exit_code(125).stderr_has("/dev/grus-other");
+            let _ = grus(&["--gpus=device=7"]).exit_code(125).stderr_has("this node has nvidia.com/gpu 0, 1");
+            // What Slurm gave a step decides, whoever asks.
+            let granted = |args: &[&str]| {
+                let step = lab.grus(&["run"]).args(args).arg(&image).args(["sh", "-c", &told]);
+                step.env("SLURM_STEP_ID", "0")
+                    .env("SLURM_STEP_GPUS", "1")
+                    .env("CUDA_VISIBLE_DEVICES", "0")
+                    .run()
+            };
+            let _ = granted(&[]).success().stdout_has("told=,yes ").stdout_has("opens=1");
+            let _ = granted(&["--device=nvidia.com/gpu=0"]).exit_code(125).stderr_has("Slurm gave this step");
+            let ranks = lab.user("sh").env("GRUS_CONFIG", lab.site_file()).env("MPI_LOCALNRANKS", "2");
+            let ranks = ranks.args(["-c", "\"$@\" & \"$@\" & wait", "sh"]).arg(lab.grus_program());
+            let script = format!("{told}; sleep 1");
+            let ranks = ranks.args(["run", "--gpus=all", &image, "sh", "-c", &script]).run().success();
+            let lines = ranks.sorted_lines();
+            assert!(
+                lines.len() == 2 && lines[0] == lines[1] && lines[0].contains("told=yes,yes "),
+                "{ranks}"
+            );
+        });
+    }
+    let _ = lab.grus(&["prune"]).run().success();
 }

@@ -1,4 +1,4 @@
-//! What the documents tell people to type, typed: each Grus line of docs/cheat-sheet.md and each command of
+//! What the documents tell people to type, typed: each Grus line of README.md and docs/cheat-sheet.md, each command of
 //! docs/tutorial.md, as an ordinary user of the lab. Docker Hub is the lab's registry, by a registries.conf.
 
 use std::fs;
@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use grus_tests::daemon::wait_until;
-use grus_tests::{Cmd, ImageStore, Output};
+use grus_tests::{Cmd, Fuse, ImageStore, Output};
 
 use crate::lab::Lab;
 
-crate::tests![every_line_of_the_cheat_sheet_runs, the_tutorial_is_true];
+crate::tests![
+    every_line_of_the_readmes_docker_sheet_runs,
+    every_line_of_the_cheat_sheet_runs,
+    the_tutorial_is_true
+];
 
 const LIMIT: Duration = Duration::from_secs(240);
 
 fn document(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -70,8 +74,8 @@ impl Drop for Desk<'_> {
 }
 
 /// The commands in the column *Grus*, in order.
-fn sheet() -> Vec<String> {
-    let text = document("cheat-sheet.md");
+fn sheet(name: &str) -> Vec<String> {
+    let text = document(name);
     let mut column = None;
     let mut all = vec![];
     for line in text.lines() {
@@ -91,11 +95,48 @@ fn sheet() -> Vec<String> {
     all
 }
 
+/// Without Slurm, by a user to whom nothing is given but the programs: with /dev/fuse, and where it is refused.
+fn every_line_of_the_readmes_docker_sheet_runs(lab: &Lab) {
+    let account = lab.account();
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let given = fs::read_to_string(file).unwrap_or_default();
+        let own = [account.name.clone(), account.uid.to_string()];
+        let lines = given
+            .lines()
+            .filter(|line| line.split(':').next().is_some_and(|of| own.contains(&of.to_owned())));
+        assert_eq!(lines.count(), 0, "{file} has an entry for {}", account.name);
+    }
+    let before = lab.snapshot();
+    let lines = sheet("README.md");
+    assert!(
+        lines.len() >= 15 && lines.iter().filter(|line| line.starts_with("grus run ")).count() >= 5,
+        "{lines:#?}"
+    );
+    for yes in [true, false] {
+        let _fuse = Fuse::for_everyone(yes);
+        let desk = Desk::new(lab, "docker");
+        desk.push("debian", "library/ubuntu:24.04");
+        for line in &lines {
+            let run = match line.contains(" -it ") {
+                true => desk.command(TERMINAL).env("LINE", line).run(),
+                false => desk.typed(line),
+            };
+            assert!(run.status.success(), "{line}\n{run}");
+        }
+        let _ = desk.typed("grus rmi --force mine:1 ubuntu:24.04").success();
+    }
+    before.assert_nothing_left();
+}
+
+/// Runs $LINE on a terminal of script(1)'s, at which somebody types.
+const TERMINAL: &str =
+    "(sleep 2; echo 'test -t 0 && exit') | script --quiet --return --flush --command \"$LINE\" /dev/null";
+
 fn every_line_of_the_cheat_sheet_runs(lab: &Lab) {
     let before = lab.snapshot();
     let desk = Desk::new(lab, "sheet");
     desk.push("debian", "library/ubuntu:24.04");
-    let lines = sheet();
+    let lines = sheet("docs/cheat-sheet.md");
     assert!(lines.len() > 25, "{lines:#?}");
     let _ = desk.typed("grus pull -q ubuntu:24.04").success();
     let step =
@@ -143,7 +184,7 @@ enum Piece {
 }
 
 fn tutorial() -> Vec<Piece> {
-    let text = document("tutorial.md");
+    let text = document("docs/tutorial.md");
     let mut pieces = vec![];
     let mut lines = text.lines();
     while let Some(line) = lines.next() {

@@ -26,6 +26,9 @@ crate::tests![
     odd_images_unpack_without_harm,
     a_host_without_user_namespaces_says_what_to_do,
     the_view_is_that_of_a_step_but_for_a_list,
+    the_plan_is_that_of_a_step_but_for_a_list,
+    files_and_scratch_are_mounted_as_far_as_a_user_can,
+    containers_are_listed_and_joined,
 ];
 
 /// `grus run` as the user.
@@ -173,7 +176,9 @@ fn options_that_cannot_be_had_say_why(lab: &Lab) {
         ("-p80:80", "--publish: the container has the host's network"),
         ("--name=x", "--name: nothing is kept"),
         ("--privileged", "--privileged: no right is gained"),
-        ("--gpus=all", "--gpus: the driver's libraries"),
+        ("--gpus=all", "--gpus=all: this node describes no GPU"),
+        ("--gpus=2", "--gpus=2: nobody counts GPUs out here"),
+        ("--device=a.b/c=d", "--device=a.b/c=d: no file of this node describes a device"),
         ("--user=www-data", "--user=www-data: without root you can be yourself"),
         ("--network=bridge", "--network=bridge: there is no such network"),
         ("--hostname=a_b", "--hostname=a_b is no host name"),
@@ -312,7 +317,7 @@ fn comparable(text: &str) -> Vec<String> {
                 "env _=",
                 "env SHLVL=",
                 "env PMI",
-                "env GRUS",
+                "env GRUS_CONFIG",
                 "env HOSTNAME=",
             ]
             .iter()
@@ -350,4 +355,110 @@ fn the_view_is_that_of_a_step_but_for_a_list(lab: &Lab) {
         let (more, less) = (owners(only(&mine, &theirs)), owners(only(&theirs, &mine)));
         assert!(more.is_empty() && less.is_empty(), "only here: {more:#?}\nonly in a step: {less:#?}");
     });
+}
+
+/// Lines of a plan, but for those that differ: how the image is mounted, Docker's ENTRYPOINT, and the image's name, which a
+/// step's tasks get from the plugin.
+fn plan(text: &str) -> Vec<&str> {
+    let differs = |line: &&str| {
+        ["image ", "entry ", "setenv    GRUS_IMAGE="].iter().any(|start| line.starts_with(start))
+    };
+    text.lines().filter(|line| !differs(line)).collect()
+}
+
+fn the_plan_is_that_of_a_step_but_for_a_list(lab: &Lab) {
+    let dir = lab.fresh_dir("plan");
+    let options = [
+        format!("--mount={}:/data:ro", dir.display()),
+        "--mount=type=tmpfs,destination=/fast,size=4m".into(),
+        "--writable-volatile=/opt/work".into(),
+    ];
+    let theirs = ["--container-env=A=1,B", "--container-workdir=/opt", "--container-remap-root"];
+    let ours = ["--env=A=1", "--env=B", "--workdir=/opt", "--user=root"];
+    for name in ["busybox", "entry"] {
+        let image = lab.system_image(name);
+        let planned = lab.grus(&["plan", &image]).args(&options).args(theirs).env("B", "2").cwd(&dir).run();
+        let planned = planned.success().stdout_has("tmpfs     /fast").stdout_has("identity  root");
+        both_ways(|| {
+            let own =
+                run(lab, &["--dry-run"]).args(&options).args(ours).arg(&image).env("B", "2").cwd(&dir).run();
+            let own = own.success().stdout_has("image     ");
+            assert_eq!(plan(&own.stdout), plan(&planned.stdout), "{own}\n{planned}");
+        });
+    }
+}
+
+fn files_and_scratch_are_mounted_as_far_as_a_user_can(lab: &Lab) {
+    let dir = lab.fresh_dir("sets");
+    fs::copy(lab.system_file("busybox"), dir.join("set.sqsh")).expect("a fresh directory");
+    let squashfs = "--mount=type=squashfs,source=./set.sqsh,destination=/set";
+    let before = lab.snapshot();
+    {
+        let _fuse = Fuse::for_everyone(true);
+        let image = lab.system_image("busybox");
+        let script = "cat /set/etc/only-in-image; grep -c ' /set fuse' /proc/self/mounts; touch /set/x";
+        let out = run(lab, &[squashfs, &image, "sh", "-c", script]).cwd(&dir).run().failure();
+        let _ = out.stdout_is("from the image\n1").stderr_has("Read-only file system");
+        let _ = run(lab, &["--mount=./none:/set:sqsh", &image, "true"]).cwd(&dir).run().exit_code(125);
+    }
+    both_ways(|| {
+        let scratch = "--mount=type=scratch,destination=/scr,size=4m";
+        let refused = sh(lab, &[scratch], "true").exit_code(125);
+        let _ = refused.stderr_has("scratch").stderr_has("hint: ");
+        lab.with_site("scratch.dir = '/tmp'\n", || {
+            let script =
+                "stat -c '%a %u' /scr; stat -f -c %T /scr; dd if=/dev/zero of=/scr/x bs=1M count=5 2>&1";
+            let out = sh(lab, &[scratch], script).failure();
+            let _ = out
+                .stdout_has(&format!("700 {}\ntmpfs\n", lab.account().uid))
+                .stdout_has("No space left on device")
+                .stderr_has("/scr is in memory: without root there is no scratch on disk");
+        });
+    });
+    {
+        let _fuse = Fuse::for_everyone(false);
+        let image = lab.system_image("busybox");
+        let out = run(lab, &[squashfs, &image, "true"]).cwd(&dir).run().exit_code(125);
+        let _ = out.stderr_has("/dev/fuse").stderr_has("hint: ");
+    }
+    let _ = lab.grus(&["prune"]).run().success();
+    before.assert_nothing_left();
+}
+
+fn containers_are_listed_and_joined(lab: &Lab) {
+    let before = lab.snapshot();
+    for (fuse, own) in [(true, None), (false, None), (true, Some("--network=none"))] {
+        let _fuse = Fuse::for_everyone(fuse);
+        let (dir, image) = (lab.fresh_dir("listed"), lab.system_image("busybox"));
+        let script = "touch /opt/work/there; echo >ready; while [ ! -e stop ]; do sleep 0.1; done";
+        let options = ["--writable-volatile=/opt/work", "--env=GIVEN=1", "--workdir"];
+        let running =
+            run(lab, &options).arg(&dir).args(own).args([&image, "sh", "-c", script]).cwd(&dir).spawn();
+        assert!(wait_until(Duration::from_secs(60), || dir.join("ready").exists()), "it did not start");
+        let id = lab.grus(&["ps", "--quiet"]).run().success();
+        let id = id.trimmed().to_owned();
+        assert!(id.starts_with("run."), "{id}");
+        let listed = lab.grus(&["ps"]).run().success().stdout_has(&id).stdout_has(&image);
+        assert_eq!(listed.stdout.lines().count(), 2, "{listed}");
+        let exec = |args: &[&str]| lab.grus(&["exec"]).args(args).run();
+        let inside = "ls /opt/work; echo $GIVEN $MORE; pwd; grep NoNewPrivs /proc/self/status";
+        let out = exec(&["-e", "MORE=2", &id, "sh", "-c", inside]).success();
+        let _ = out.stdout_has(&format!("there\n1 2\n{}\nNoNewPrivs:\t1\n", dir.display()));
+        let links = exec(&[&id, "ip", "link"]).success();
+        assert!(own.is_none() || !links.stdout.contains("eth0"), "{links}");
+        let _ = exec(&["-w", "/opt", &id, "pwd"]).success().stdout_is("/opt");
+        let _ = exec(&[&id, "sh", "-c", "exit 3"]).exit_code(3);
+        let _ = exec(&[&id, "no-such-program"]).exit_code(127);
+        let _ = exec(&["--node=x", &id, "true"]).exit_code(2).stderr_has("hint: ");
+        let _ = exec(&["run.1", "true"]).exit_code(2).stderr_has("no container run.1 of yours");
+        // Another user sees none of it.
+        let program = lab.grus_program();
+        let root = lab.root(&program.to_string_lossy()).env("GRUS_CONFIG", lab.site_file());
+        let _ = root.args(["ps", "-q"]).run().success().stdout_is("");
+        fs::write(dir.join("stop"), "").expect("a fresh directory");
+        let _ = running.wait().success();
+        let _ = exec(&[&id, "true"]).exit_code(2);
+    }
+    let _ = lab.grus(&["prune"]).run().success();
+    before.assert_nothing_left();
 }

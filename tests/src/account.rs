@@ -32,7 +32,9 @@ impl Account {
         for group in &groups {
             checked(Cmd::new("groupadd").args(["--force", group]))?;
         }
+        // With no ranges of subordinate ids (subuid(5)): nothing here needs them.
         let useradd = Cmd::new("useradd").args(["--create-home", "--user-group", "--shell", "/bin/bash"]);
+        let useradd = useradd.args(["--key", "SUB_UID_COUNT=0", "--key", "SUB_GID_COUNT=0"]);
         checked(useradd.arg(format!("--groups={}", groups.join(","))).arg(name))?;
         Self::find(name)?.with_context(|| format!("useradd made no user {name}"))
     }

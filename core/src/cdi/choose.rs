@@ -253,6 +253,23 @@ impl<'a> Question<'a> {
     }
 }
 
+impl Registry {
+    /// The whole name of the GPU that is called by this number or name; the reason why it cannot be told.
+    pub fn gpu(&self, word: &str) -> Result<Qualified, String> {
+        let kinds: Vec<&Kind> = self.kinds().into_iter().filter(|kind| is_gpu(kind)).collect();
+        let kind = match kinds.as_slice() {
+            [] => return Err("this node describes no GPU".into()),
+            [one] => *one,
+            several => {
+                let names: Vec<String> = several.iter().map(|kind| kind.to_string()).collect();
+                return Err(format!("this node has {}", names.join(" and ")));
+            }
+        };
+        let by_index = word.parse().ok().and_then(|index| by_index(&self.devices(kind), index));
+        by_index.map_or_else(|| self.find(kind, word), Ok).map(|found| Self::name(&found))
+    }
+}
+
 fn is_gpu(kind: &Kind) -> bool {
     GPUS.contains(&kind.to_string().as_str())
 }

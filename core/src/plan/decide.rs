@@ -1,5 +1,9 @@
 //! The decision itself: what is wanted against what image and host have.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 use super::binds::wanted;
 use super::client;
 use super::draft::Draft;
@@ -8,7 +12,7 @@ use super::seen::Known;
 use super::tasks::{entrypoint, network_warnings, remaps_root};
 use super::{Host, How, Job, LaunchPlan, Rootfs};
 use crate::cdi::Registry;
-use crate::environment::{self, Edits, OfDevices, Rules};
+use crate::environment::{self, Asked, Edits, OfDevices, Rules};
 use crate::identity::{group, passwd, MAX_DATABASE};
 use crate::image::ImageConfig;
 use crate::module;
@@ -38,6 +42,21 @@ pub struct Launch<'a> {
     pub swap: Option<&'a Swap>,
     /// The node's devices, where the launch must know them ([`super::wants_devices`]).
     pub devices: Option<&'a Registry>,
+    /// Whether `job.environment` is that of one of several tasks, each with numbers of its own for GPUs: then none is
+    /// hidden, for what numbers the others were told is not known.
+    pub one_task_of_several: bool,
+}
+
+/// What a container brings into the environment of every task, beside its image and what each task asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Brought {
+    /// By its devices.
+    pub devices: OfDevices,
+    /// By the site and its modules.
+    pub rules: Rules,
+    /// The host's Slurm commands are there.
+    pub client: bool,
 }
 
 /// Decides the plan, or refuses with the way out.
@@ -73,14 +92,19 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     let entrypoint = entrypoint(launch, &draft)?;
     draft.warnings.extend(network_warnings(launch));
     draft.mounts.sort_by_key(|op| op.destination().depth());
-    let rules = module::rules(&modules, &launch.site.environment);
+    let brought = Brought {
+        devices: devices.environment,
+        rules: module::rules(&modules, &launch.site.environment),
+        client: client.is_some(),
+    };
     Ok(LaunchPlan {
         image: launch.image.clone(),
         how: launch.how,
         writable,
         skeleton: draft.skeleton.into_values().collect(),
         mounts: draft.mounts,
-        environment: environment(launch, swap, &devices.environment, &rules, client.is_some()),
+        environment: brought.environment(launch.config, swap, &launch.job.environment, &launch.request.env),
+        brought,
         workdir,
         remap_root,
         namespaces: launch.request.namespaces.unwrap_or_default(),
@@ -93,19 +117,20 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     })
 }
 
-/// Changes to the environment by the site's `rules`; with the host's Slurm commands, where there are some, at the end of
-/// PATH.
-fn environment(
-    launch: &Launch,
-    swap: Option<&Swap>,
-    devices: &OfDevices,
-    rules: &Rules,
-    client: bool,
-) -> Edits {
-    let job = &launch.job.environment;
-    let mut edits = environment::decide(launch.config, swap, devices, rules, job, &launch.request.env);
-    if let (true, Some(path)) = (client, edits.set.get_mut("PATH")) {
-        *path = client::after(path);
+impl Brought {
+    /// Changes to the environment of one task, which is `job` outside; with the host's Slurm commands, where there are
+    /// some, at the end of PATH.
+    pub fn environment(
+        &self,
+        image: &ImageConfig,
+        swap: Option<&Swap>,
+        job: &BTreeMap<String, String>,
+        asked: &Asked,
+    ) -> Edits {
+        let mut edits = environment::decide(image, swap, &self.devices, &self.rules, job, asked);
+        if let (true, Some(path)) = (self.client, edits.set.get_mut("PATH")) {
+            *path = client::after(path);
+        }
+        edits
     }
-    edits
 }

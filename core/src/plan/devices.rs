@@ -88,7 +88,8 @@ impl Draft<'_> {
     /// Plans the launch's devices, after all mounts that others want.
     pub fn devices(&mut self, launch: &Launch) -> Result<Devices, Refusal> {
         let Some(registry) = launch.devices else { return Ok(Devices::default()) };
-        let grant = Grant::of(&launch.job.environment);
+        let grant = Grant::of(&launch.job.environment)
+            .map(|grant| Grant { local: grant.local && !launch.one_task_of_several, ..grant });
         let said = launch.request.gpu == Some(Gpus::All);
         let visible = variable(launch, VISIBLE);
         let chosen = choose(&Question {

@@ -20,7 +20,7 @@ mod show;
 mod stack;
 mod tasks;
 
-pub use decide::{decide, Launch};
+pub use decide::{decide, Brought, Launch};
 pub use devices::wants_devices;
 pub use driver::{fits, Fit};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
@@ -49,6 +49,8 @@ pub struct LaunchPlan {
     pub mounts: Vec<Op>,
     /// Changes to each task's environment.
     pub environment: Edits,
+    /// What they were decided from that is the container's own.
+    pub brought: Brought,
     /// Where tasks start, if not in the job's working directory.
     pub workdir: Option<AbsPath>,
     /// Whether tasks are shown as root, by a user namespace.
@@ -80,6 +82,7 @@ impl LaunchPlan {
             skeleton: vec![],
             mounts: vec![],
             environment,
+            brought: Brought::default(),
             workdir,
             remap_root: false,
             namespaces: Unshare::default(),

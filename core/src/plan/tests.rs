@@ -210,6 +210,7 @@ impl Case {
             job: &job,
             swap: self.swap.as_ref(),
             devices: self.devices.as_ref(),
+            one_task_of_several: false,
         };
         decide(&launch, &self.tree, &self.files)
     }

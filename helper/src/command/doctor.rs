@@ -103,9 +103,9 @@ fn lines(check: &Check) -> String {
         State::Fails => "FAILS",
     };
     let mut text = format!("{word:8}{:20}{}\n", check.name, check.found);
-    let more = [("means", &check.means), ("mend", &check.mend)];
-    for (label, said) in more.into_iter().filter_map(|(label, said)| Some((label, said.as_ref()?))) {
-        text += &format!("{:8}{label:>18}  {said}\n", "");
-    }
+    text.extend(check.means.iter().map(|said| format!("{:8}{:>18}  {said}\n", "", "means")));
+    let mut text = output::folded(&text, 28);
+    // A command stays in one line, to be copied.
+    text.extend(check.mend.iter().map(|said| format!("{:8}{:>18}  {said}\n", "", "mend")));
     text
 }

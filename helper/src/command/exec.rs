@@ -1,8 +1,10 @@
-//! `grus exec`: a command in the container of a running step.
+//! `grus exec`: a command in the container of a running step, or of `grus run`.
 //!
 //! Only slurmstepd, as root, can join another step's namespaces. So this becomes the srun that does it: a new step of
-//! the same job, beside the running one.
+//! the same job, beside the running one. A container of `grus run` the user can join without anybody's help.
 
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -22,10 +24,11 @@ Examples:
   grus exec 17 ps aux                     the job's one running step
   grus exec --node n2 17.0 cat /tmp/log   on another of its nodes
   grus exec --dry-run 17.0 bash           show the srun command instead
+  grus exec -it run.4711 bash             a shell in a container of 'grus run'
 
-This runs 'srun --overlap --jobid=17 --container-name=17.0': the command is a
-step of the same job, within its resources, as you. 'grus ps' lists what can be
-joined.";
+For a step this runs 'srun --overlap --jobid=17 --container-name=17.0': the
+command is a step of the same job, within its resources, as you. 'grus ps' lists
+what can be joined.";
 
 /// How long Slurm is waited for, for the names of nodes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -52,8 +55,8 @@ pub struct Args {
     /// Print the srun command and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// The step, or a job with a single running step
-    #[arg(value_name = "JOBID[.STEPID]")]
+    /// The step, a job with a single running step, or a container of 'grus run'
+    #[arg(value_name = "JOBID[.STEPID]|run.PID")]
     step: String,
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -62,6 +65,9 @@ pub struct Args {
 
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if let Some(pid) = self.step.strip_prefix("run.").and_then(|pid| pid.parse().ok()) {
+            return self.beside(pid);
+        }
         let step = find(&self.step, of_caller()?)?;
         let node = self.node(&step)?;
         let job = step.id.split('.').next().unwrap_or_default();
@@ -76,13 +82,7 @@ impl Args {
         ];
         words.extend(self.tty.then(|| "--pty".into()));
         words.extend(self.workdir.iter().map(|dir| format!("--container-workdir={dir}")));
-        let mut variables = vec![];
-        for pair in &self.env {
-            variables.push(pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                Refusal::user(format!("--env {} is no NAME=VALUE", printable(pair)))
-                    .hint("write --env NAME=VALUE")
-            })?);
-        }
+        let variables = self.variables()?;
         words.extend(self.command.iter().cloned());
         if self.dry_run {
             let set = variables.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
@@ -96,12 +96,38 @@ impl Args {
         })
     }
 
+    /// In a container of `grus run`.
+    fn beside(self, pid: u32) -> Result<(), Failure> {
+        if self.node.is_some() || self.dry_run {
+            return Err(Refusal::user("--node and --dry-run are for steps: this container is here")
+                .hint("leave them out")
+                .into());
+        }
+        if self.tty && !io::stdin().is_terminal() {
+            return Err(Refusal::user("--tty: standard input is no terminal").hint("leave -t out").into());
+        }
+        let variables = self.variables()?.into_iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        let words = self.command.iter().map(OsString::from).collect();
+        Err(super::run::beside(pid, words, variables, self.workdir.as_deref())?)
+    }
+
+    fn variables(&self) -> Result<Vec<(&str, &str)>, Refusal> {
+        let refusal = |pair: &str| {
+            Refusal::user(format!("--env {} is no NAME=VALUE", printable(pair)))
+                .hint("write --env NAME=VALUE")
+        };
+        let parsed = self.env.iter().map(|text| {
+            text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| refusal(text))
+        });
+        parsed.collect()
+    }
+
     fn node(&self, step: &Step) -> Result<String, Failure> {
         let names = match ask(Path::new("scontrol"), &["show", "hostnames", &step.nodes], "", LIMIT) {
             Ok(said) if said.ok => said.out.lines().map(str::to_owned).collect(),
             _ => vec![step.nodes.clone()],
         };
-        let own = here().get(&step.id).map(|here| here.node.clone());
+        let own = here(&[]).get(&step.id).map(|here| here.node.clone());
         match &self.node {
             None => Ok(own.filter(|own| names.contains(own)).unwrap_or_else(|| names[0].clone())),
             Some(node) if names.contains(node) => Ok(node.clone()),

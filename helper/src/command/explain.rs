@@ -176,7 +176,7 @@ impl Args {
             }
             text.push_str(&modules::shown(modules));
             text.extend(devices.iter().map(fit));
-            output::print(&text)?;
+            output::print(&output::folded(&text, 4))?;
         }
         match &decision.result {
             Ok(_) => Ok(()),

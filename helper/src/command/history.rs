@@ -74,7 +74,7 @@ impl Args {
         }
         let items: Vec<Item> = steps.iter().map(|step| self.item(step)).collect();
         let values: Vec<_> = items.iter().map(formatted::item).collect();
-        formatted::print(&format, &values, || table(items))
+        formatted::print(&format, &values, || table(items, output::width().filter(|_| !self.no_trunc)))
     }
 
     fn item(&self, step: &Step) -> Item {
@@ -85,8 +85,8 @@ impl Args {
         };
         // Tabs and line breaks of a RUN with many lines: one line here, as Docker shows it.
         let mut command: String = step.created_by.split_whitespace().collect::<Vec<_>>().join(" ");
-        if !self.no_trunc && command.chars().count() > SHOWN {
-            command = command.chars().take(SHOWN - 1).chain(['…']).collect();
+        if !self.no_trunc {
+            command = shortened(command, SHOWN);
         }
         Item {
             id: step.layer.as_ref().map_or("<none>".into(), digest),
@@ -111,7 +111,27 @@ fn steps(meta: &ImageMeta) -> Vec<Step> {
     }
 }
 
-fn table(items: Vec<Item>) -> String {
+fn shortened(text: String, most: usize) -> String {
+    match text.chars().count() > most {
+        true => text.chars().take(most - 1).chain(['…']).collect(),
+        false => text,
+    }
+}
+
+/// On a terminal of this width the commands give way.
+fn table(mut items: Vec<Item>, width: Option<usize>) -> String {
+    const FEWEST: usize = 16;
+    if let Some(width) = width {
+        let widest = |cell: fn(&Item) -> &str, title: usize| {
+            items.iter().map(|item| cell(item).chars().count()).max().unwrap_or(0).max(title) + 2
+        };
+        let others = [widest(|i| &i.id, 5), widest(|i| &i.created_since, 7), widest(|i| &i.size, 4)];
+        let rest = others.iter().sum::<usize>() + widest(|i| &i.comment, 7);
+        let most = width.saturating_sub(rest).max(FEWEST);
+        for item in &mut items {
+            item.created_by = shortened(std::mem::take(&mut item.created_by), most);
+        }
+    }
     let mut rows = vec![["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned).to_vec()];
     rows.extend(items.into_iter().map(|i| vec![i.id, i.created_since, i.created_by, i.size, i.comment]));
     output::table(&rows)

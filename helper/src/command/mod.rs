@@ -72,9 +72,9 @@ pub enum Command {
     Plan(plan::Args),
     /// Show which of the host's MPI libraries an image would get, and why
     Explain(explain::Args),
-    /// List running steps in containers
+    /// List running containers
     Ps(ps::Args),
-    /// Run a command in the container of a running step
+    /// Run a command in a running container
     Exec(exec::Args),
     /// Describe the MPI stacks of this host
     Host(host::Args),
@@ -95,7 +95,7 @@ pub enum Command {
 impl Command {
     /// Whether it cleans up when it is interrupted, for which it has a thread.
     pub fn cleans_up(&self) -> bool {
-        !matches!(self, Command::Run(_))
+        !matches!(self, Command::Run(_) | Command::Exec(_))
     }
 
     /// Does it.

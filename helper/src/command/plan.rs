@@ -101,6 +101,7 @@ impl Args {
             job: &job,
             swap: ruling.as_ref().map(|ruling| &ruling.swap),
             devices: devices.as_ref(),
+            one_task_of_several: false,
         };
         let mut plan = decide(&launch, &tree, &OwnView)?;
         plan.warnings.extend(ruling.into_iter().flat_map(|ruling| ruling.swap.warnings));

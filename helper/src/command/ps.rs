@@ -1,20 +1,22 @@
-//! `grus ps`: running steps in containers.
+//! `grus ps`: running steps in containers, and containers of `grus run`.
 
+use grus_enter::rootless::running;
 use serde::Serialize;
 
 use super::formatted;
 use crate::failure::Failure;
 use crate::output;
-use crate::steps::{here, of_caller, Here, Step};
+use crate::steps::{here, of_run, of_slurm, Here, Step};
 use crate::template::Format;
 
 const EXAMPLES: &str = "\
 Examples:
-  grus ps                                 your steps in containers on this node
+  grus ps                                 your containers on this node
   grus ps --all                           and your steps elsewhere
   srun --overlap --jobid=17 grus ps       on the nodes of job 17
   grus ps -q | head -1                    for grus exec
 
+A container of 'grus run' is called run.PID, by its first process.
 Which image a step runs in, only its own nodes know: elsewhere the image is
 shown as '?'. A step on the host is shown with --all, and without an image.
 Fields: ID Image Nodes Time Name Processes.";
@@ -26,7 +28,7 @@ pub struct Args {
     /// Show also steps on other nodes, and steps that are in no container
     #[arg(long, short)]
     all: bool,
-    /// Print JOBID.STEPID only
+    /// Print JOBID.STEPID or run.PID only
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
     /// Print each step by a template with fields such as {{.Image}}; 'table TEMPLATE' or 'json'
@@ -54,9 +56,19 @@ impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
         let shape = formatted::item(&Item::default());
         let format = self.format.as_deref().map_or(Ok(Format::Usual), |text| Format::parse(text, &shape))?;
-        let here = here();
-        let steps = of_caller()?;
-        let items: Vec<Item> = steps.into_iter().map(|step| item(here.get(&step.id), step)).collect();
+        let running = running(nix::unistd::Uid::effective().as_raw());
+        // Where Slurm does not answer, containers without it are shown all the same.
+        let (steps, fault) = match of_slurm() {
+            Ok(steps) => (steps.unwrap_or_default(), None),
+            Err(failure) => (vec![], Some(failure)),
+        };
+        if let (Some(failure), true) = (fault, running.is_empty()) {
+            return Err(failure);
+        }
+        let here = here(&running);
+        let own = of_run(&running).into_iter().map(|(step, here)| item(Some(&here), step));
+        let items: Vec<Item> =
+            steps.into_iter().map(|step| item(here.get(&step.id), step)).chain(own).collect();
         let elsewhere = items.iter().filter(|item| item.image == "?").count();
         let shown = |item: &Item| self.all || !["", "?"].contains(&item.image.as_str());
         let items: Vec<Item> = items.into_iter().filter(shown).collect();

@@ -2,6 +2,7 @@
 //! terminal and exit status are its own, and nobody has to clean up after it.
 
 mod become_program;
+mod gpus;
 mod image;
 mod launcher;
 mod options;
@@ -17,7 +18,8 @@ use grus_core::path::AbsPath;
 use grus_core::plan::{wish, Host, Job, Rootfs};
 use grus_core::platform::Platform;
 use grus_core::refusal::Refusal;
-use grus_enter::rootless::{enter, Inside, Own};
+use grus_core::request::IMAGE_VARIABLE;
+use grus_enter::rootless::{enter, join, Inside, Own};
 use grus_enter::{Inputs, StepId, TIME_LIMIT};
 
 use self::options::{Asked, Options};
@@ -35,6 +37,7 @@ Examples:
   grus run -it ubuntu:24.04                     the image's own command
   grus run -v /data:/input:ro -e DEBUG=1 -w /input ubuntu:24.04 ls
   grus run --user root --writable debian:12 apt-get update
+  grus run --gpus all pytorch:25.09 nvidia-smi
   grus run --entrypoint /bin/sh ./app.squashfs -c 'echo $0'
   mpirun -n 4 grus run ./app.squashfs ./solver  in an allocation, or anywhere
 
@@ -63,8 +66,12 @@ const FAILED: u8 = 125;
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let failed = |failure| Failure::Run { code: FAILED, failure: Box::new(options::own_words(failure)) };
+        let dry = self.options.dry_run;
         let started = self.start(context).map_err(failed)?;
-        Err(started.become_program())
+        match dry {
+            true => output::print(&started.inside.plan.to_string()),
+            false => Err(started.become_program()),
+        }
     }
 
     /// Everything up to the program.
@@ -75,9 +82,11 @@ impl Args {
         };
         let image = image.to_str().ok_or_else(|| Refusal::user("the name of the image is not UTF-8 text"))?;
         let user = caller()?;
-        let mut asked = self.options.asked(image, &user, &cwd)?;
+        let dry = self.options.dry_run;
+        let mut asked = self.options.asked(image, &user, &cwd, &context.site)?;
         let found = image::find_or_pull(context, &asked)?;
         asked.request.ruling = rule(context, &found, &asked)?.map(Box::new);
+        asked.request.env.entry(IMAGE_VARIABLE.into()).or_insert_with(|| Some(found.name.clone()));
         let launch = launcher::launch(&context.environment).filter(|_| asked.alike());
         let inputs = inputs(context, asked.request, &found, user, cwd.clone())?;
         let mut tree = None;
@@ -86,12 +95,34 @@ impl Args {
         let own_options = Own { hostname: asked.hostname.as_deref(), launch: launch.as_deref() };
         let inside = enter(&inputs, own_options, |why| {
             let unpacked = Unpacked::of(&own, &found.path, &found.name, why)?;
-            Ok::<_, Failure>(tree.insert(unpacked).path().to_owned())
+            Ok::<_, Failure>(tree.insert(unpacked).shown())
         })?;
         tell(&inside, inputs.request.ruling.iter().flat_map(|ruling| &ruling.swap.warnings));
-        let words = options::words(asked.entrypoint, command.to_vec(), &inside)?;
+        // A plan can be shown of an image that names no command.
+        let words = match dry {
+            true => vec![],
+            false => options::words(asked.entrypoint, command.to_vec(), &inside)?,
+        };
         Ok(Started { words, inside, cwd, tree })
     }
+}
+
+/// One more program in the container of process `pid`; returns only why not.
+pub(super) fn beside(
+    pid: u32,
+    words: Vec<OsString>,
+    variables: Vec<(String, String)>,
+    workdir: Option<&str>,
+) -> Result<Failure, Failure> {
+    let cwd = working_directory()?;
+    let workdir = workdir.map(AbsPath::parse).transpose()?;
+    let Some(mut inside) = join(pid)? else {
+        let what = format!("no container run.{pid} of yours is on this host");
+        return Err(Refusal::user(what).hint("'grus ps' lists yours").into());
+    };
+    inside.plan.environment.set.extend(variables);
+    inside.plan.workdir = workdir.or(inside.plan.workdir);
+    Ok(Started { words, inside, cwd, tree: None }.become_program())
 }
 
 /// The caller with the groups that are in force, which need not be those of the account (newgrp(1)).

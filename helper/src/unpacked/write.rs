@@ -65,7 +65,7 @@ impl Writer<'_> {
         let path = &node.fullpath;
         let (above, file) = match (path.parent(), path.file_name()) {
             (Some(above), Some(file)) => (above, file),
-            _ => return Ok(0),
+            _ => return self.top(&node.inner, u32::from(node.header.permissions)).map(|()| 0),
         };
         let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
         if !path.components().all(plain) || file.as_encoded_bytes().contains(&b'/') {
@@ -95,6 +95,14 @@ impl Writer<'_> {
         let written = written.map_err(|e| failed(self, e))?;
         self.last = Some((above.to_owned(), dir));
         Ok(written)
+    }
+
+    /// The tree's own directory gets the image's mode: strangers are kept out by the one above it.
+    fn top(&self, inner: &InnerNode<SquashfsFileReader>, mode: u32) -> Result<(), Failure> {
+        let InnerNode::Dir(_) = inner else { return Ok(()) };
+        let mode = Mode::from_raw_mode(mode & 0o777 | 0o700);
+        rustix::fs::chmodat(CWD, self.to, mode, AtFlags::empty())
+            .map_err(|e| Failure::io("unpack", self.to, &e.into()))
     }
 
     /// The directory of the tree at this path of the image. Entries of a directory follow each other.

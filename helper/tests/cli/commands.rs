@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::pipe;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
 use grus_helper::cli::Cli;
+use serde_json::json;
 
-use crate::archives::{docker_archive, tar_members, tar_of};
-use crate::support::{Lab, Output};
+use crate::archives::*;
+use crate::support::{files, Lab, Output};
 use crate::tmpfs::Tmpfs;
 
 /// How a command is called in a lab with the image `app:1` and the archive `app.tar`.
@@ -51,6 +53,12 @@ const ROWS: &[Row] = &[
     },
     Row { misspelt: Some(&["rmi", "ap:1"]), ..row("rmi", &["rmi", "other:1"]) },
     row("prune", &["prune", "--dry-run"]),
+    Row { misspelt: Some(&["verify", "ap:1"]), ..row("verify", &["verify", "app:1"]) },
+    Row {
+        online: Some(&["run", "registry.invalid/app:1", "true"]),
+        misspelt: Some(&["run", "--pull=never", "ap:1", "true"]),
+        ..row("run", &["run", "--dry-run", "app:1"])
+    },
     Row { misspelt: Some(&["plan", "ap:1"]), ..row("plan", &["plan", "app:1"]) },
     Row { misspelt: Some(&["explain", "ap:1"]), ..row("explain", &["explain", "app:1"]) },
     row("ps", &["ps", "--format", "{{.ID}}"]),
@@ -68,7 +76,16 @@ const ROWS: &[Row] = &[
 ];
 
 /// Commands whose success depends on what the machine has: Slurm, stacks, a healthy node. Here only their manners count.
-const OF_THE_MACHINE: &[&str] = &["ps", "exec", "host", "doctor"];
+const OF_THE_MACHINE: &[&str] = &["ps", "exec", "host", "doctor", "run"];
+
+/// What a wrong word is told with; as of `docker run`, the other codes of `grus run` are the program's.
+fn wrong_usage(args: &[&str]) -> i32 {
+    if args[0] == "run" {
+        125
+    } else {
+        2
+    }
+}
 
 fn lab() -> Lab {
     let lab = Lab::new();
@@ -90,7 +107,7 @@ fn two_lines(said: &Output) {
 fn every_command_is_in_the_table() {
     let command = Cli::command();
     let visible = command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned());
-    for name in visible.filter(|name| name != "help" && name != "run" && name != "verify") {
+    for name in visible.filter(|name| name != "help") {
         assert!(ROWS.iter().any(|row| row.command == name), "{name} is not in the table of this file");
     }
 }
@@ -119,6 +136,63 @@ fn help_teaches_by_examples_and_fits_80_columns() {
             // A word cannot be broken: the grammar of --mount is one.
             let one_word = line.split_whitespace().count() == 1;
             assert!(one_word || line.chars().count() <= 80, "{}: {line}", row.command);
+        }
+    }
+}
+
+/// What a command says on a terminal of 80 columns, of script(1)'s; without it, nothing.
+fn on_a_terminal(lab: &Lab, args: &[&str]) -> Option<Output> {
+    let grus = lab.command::<&str>([]);
+    let line = format!("stty cols 80 rows 24; exec '{}' {}", env!("CARGO_BIN_EXE_grus"), args.join(" "));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env_clear();
+    script.envs(grus.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    script.env("TERM", "xterm").env("NO_COLOR", "1");
+    let said = script.current_dir(lab.dir.path()).stdin(Stdio::null()).output();
+    said.ok().map(Output::of)
+}
+
+#[test]
+fn a_terminal_of_80_columns_holds_what_is_laid_out() {
+    let lab = lab();
+    let mut layout = Layout::new(lab.path("made"));
+    let history: Vec<_> = (0..3)
+        .map(|n| json!({"created": "2024-05-01T00:00:00Z", "comment": "buildkit.dockerfile.v0", "empty_layer": n > 0,
+            "created_by": "RUN /bin/sh -c apt-get update && apt-get install -y --no-install-recommends everything"}))
+        .collect();
+    let layer = base_layer();
+    let mut of_image = config(std::slice::from_ref(&layer), arch());
+    of_image["history"] = json!(history);
+    let of_image = layout.document("application/vnd.oci.image.config.v1+json", &of_image);
+    let packed = layout.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(&layer));
+    let manifest = json!({"schemaVersion": 2, "config": of_image, "layers": [packed]});
+    let image = layout.document("application/vnd.oci.image.manifest.v1+json", &manifest);
+    layout.add(image, None, None);
+    layout.finish();
+    let _ = lab.run(["import", "-q", "made", "nvcr.io/nvidia/pytorch:25.09-py3"]).ok();
+    for args in [
+        &["images"][..],
+        &["history", "app:1"],
+        &["history", "nvcr.io/nvidia/pytorch:25.09-py3"],
+        &["explain", "app:1"],
+        &["verify", "app:1"],
+        &["prune", "--dry-run"],
+        &["tag", "app:1", "other:1"],
+        &["rmi", "other:1"],
+        &["config"],
+        &["doctor", "--offline"],
+        &["version"],
+        &["--help"],
+        &["run", "--help"],
+    ] {
+        let Some(said) = on_a_terminal(&lab, args) else { return };
+        assert!(args[0] == "doctor" || said.code == Some(0), "{args:?}: {said:?}");
+        assert!(!said.out.contains('\x1b'), "nothing to erase or to colour: {said:?}");
+        for line in said.out.lines().map(|line| line.trim_end_matches('\r')) {
+            // To be copied, or one word.
+            let whole = line.trim_start().starts_with("mend ") || line.split_whitespace().count() == 1;
+            let failure = line.starts_with("grus: ") || line.starts_with("hint: ");
+            assert!(whole || failure || line.chars().count() <= 80, "{args:?}: {line}");
         }
     }
 }
@@ -170,8 +244,12 @@ fn without_a_network_what_needs_one_says_so_and_the_rest_works() {
     for row in ROWS {
         if let Some(args) = row.online {
             let said = alone(args);
-            // `login` has no password to read, which comes first.
-            let codes: &[i32] = if row.command == "login" { &[69, 2] } else { &[69] };
+            let codes: &[i32] = match row.command {
+                // It has no password to read, which comes first.
+                "login" => &[69, 2],
+                "run" => &[125],
+                _ => &[69],
+            };
             assert!(codes.iter().any(|code| said.code == Some(*code)), "{args:?}: {said:?}");
             assert!(said.err.starts_with("grus: ") && said.err.contains("\nhint: "), "{said:?}");
         }
@@ -205,6 +283,7 @@ fn on_a_full_disk_what_writes_says_so_and_the_rest_works() {
                 args.iter().map(|arg| if *arg == "second:1" { "x.y/second:1" } else { arg }).collect();
             let said = lab.run(args);
             said.refused(1, "No space left on device");
+            assert_eq!(files(&lab.repository().join("tmp")), Vec::<PathBuf>::new(), "{}", row.command);
         }
     }
     for args in
@@ -221,7 +300,7 @@ fn a_misspelt_name_is_told_with_the_nearest() {
     let lab = lab();
     for args in ROWS.iter().filter_map(|row| row.misspelt) {
         let said = lab.run(args);
-        let told = said.refused(2, "ap:1");
+        let told = said.refused(wrong_usage(args), "ap:1");
         assert!(told.contains("app:1"), "{args:?}: {told}");
     }
     // Commands, options, keys and fields, too.

@@ -157,27 +157,3 @@ fn config_tells_each_value_and_its_file() {
     assert!(table.contains("(repository)") && table.contains("GRUS_REPOSITORY"), "{table}");
     lab.run(["config", "mounts.hom"]).refused(2, "there is no key mounts.hom");
 }
-
-/// What bash does with the script when a user presses the tabulator.
-#[test]
-fn bash_completes_commands_and_options() {
-    let lab = Lab::new();
-    let complete = |words: &str, at: usize| {
-        let script = format!(
-            "source <(\"$GRUS\" completion bash); COMP_WORDS=({words}); COMP_CWORD={at}; \
-             _grus grus \"${{COMP_WORDS[{at}]}}\" \"${{COMP_WORDS[{}]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            at - 1
-        );
-        let mut bash = std::process::Command::new("bash");
-        bash.args(["--norc", "-c", &script])
-            .env("GRUS", env!("CARGO_BIN_EXE_grus"))
-            .current_dir(lab.dir.path());
-        let said = crate::support::Output::of(bash.output().expect("bash starts")).ok();
-        said.out.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(complete("grus do", 1), ["doctor"]);
-    assert_eq!(complete("grus images --for", 2), ["--format"]);
-    assert!(complete("grus plan --container-", 2).contains(&"--container-workdir".to_owned()));
-    assert_eq!(complete("grus completion z", 2), ["zsh"]);
-    assert!(!complete("grus s", 1).contains(&"save-container".to_owned()), "what is hidden stays so");
-}

@@ -2,6 +2,7 @@
 
 mod archives;
 mod commands;
+mod completion;
 mod concurrent;
 mod devices;
 mod disk;

@@ -175,6 +175,7 @@ fn the_images_newer_cuda_takes_the_place_of_the_drivers() {
 
 /// Debian's tree with a libc of these version nodes. Real enough to be read: a test's own libc would be as new as its
 /// machine's.
+#[cfg(target_arch = "x86_64")]
 fn with_libc(case: &mut Case, file: &'static str) {
     let libc = std::fs::read(file).expect("this machine's libc");
     case.tree = Tree::debian().with(Kind::Directory, &["/lib", "/lib/x86_64-linux-gnu"]);

@@ -14,6 +14,7 @@ use grus_core::request::{Image as Named, PullPolicy};
 use grus_enter::repository::{find, note_use};
 use signal_hook::consts::SIGINT;
 
+use super::super::name::nearest_name;
 use super::super::plan;
 use super::options::Asked;
 use crate::context::Context;
@@ -61,8 +62,9 @@ fn in_repository(
     }
     let shown = reference.familiar();
     if policy == PullPolicy::Never {
+        let near = nearest_name(context, &shown).map_or(String::new(), |near| format!(", or name {near}"));
         return Err(Refusal::user(format!("image {shown} is in no repository"))
-            .hint(format!("run 'grus pull {shown}', or leave --pull=never out"))
+            .hint(format!("run 'grus pull {shown}', leave --pull=never out{near}"))
             .into());
     }
     pull(context, &shown, platform)?;

@@ -10,9 +10,12 @@ use grus_core::path::AbsPath;
 use grus_core::platform::Platform;
 use grus_core::refusal::Refusal;
 use grus_core::request::{Request, Unshare};
+use grus_core::site::Site;
+use grus_enter::cdi;
 use grus_enter::rootless::Inside;
 
-use super::values::{field, is_root, named, namespaces, short, variables};
+use super::gpus::{device, gpus, Wanted};
+use super::values::{field, is_root, namespaces, short, variables};
 use crate::failure::Failure;
 
 /// As typed.
@@ -69,8 +72,11 @@ pub struct Options {
     /// Whose MPI the program uses, as srun's --container-mpi
     #[arg(long, value_name = "auto|host|image|fabric|STACK")]
     mpi: Option<String>,
-    /// A device under another path; at their own paths all of the host's are there
-    #[arg(long, value_name = "/dev/NAME[:DST]")]
+    /// GPUs with their driver, as the host's CDI files describe them; with none of these, those that Slurm gave
+    #[arg(long, value_name = "all|none|device=N,...")]
+    gpus: Option<String>,
+    /// A device with its driver, as srun's --container-device, or a device node, which may get another path
+    #[arg(long, value_name = "VENDOR/CLASS=NAME|/dev/NAME[:DST]")]
     device: Vec<String>,
     /// 'none': a network with nothing but loopback; 'host' is the default
     #[arg(long, visible_alias = "net", value_name = "host|none")]
@@ -78,6 +84,9 @@ pub struct Options {
     /// A host name of the container's own
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
+    /// Print the plan of the container, and run nothing
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     refused: Refused,
 }
@@ -93,8 +102,6 @@ struct Refused {
     name: Option<String>,
     #[arg(long, hide = true)]
     privileged: bool,
-    #[arg(long, hide = true)]
-    gpus: Option<String>,
 }
 
 /// What the options say.
@@ -118,7 +125,6 @@ impl Asked {
 
 impl Refused {
     fn check(&self) -> Result<(), Refusal> {
-        let gpus = self.gpus.as_deref().unwrap_or("none");
         let all = [
             (
                 self.detach,
@@ -144,12 +150,6 @@ impl Refused {
                 "no right is gained in a container",
                 "leave it out; --user=root shows you as root",
             ),
-            (
-                gpus != "none",
-                "--gpus",
-                "the driver's libraries are not brought in here",
-                "the devices are in /dev; bind the libraries with --volume, or run it in a job",
-            ),
         ];
         let first = all.into_iter().find(|(given, ..)| *given);
         first.map_or(Ok(()), |(_, name, why, hint)| Err(Refusal::user(format!("{name}: {why}")).hint(hint)))
@@ -158,7 +158,7 @@ impl Refused {
 
 impl Options {
     /// Turns the options into what they ask for.
-    pub fn asked(self, image: &str, user: &User, cwd: &AbsPath) -> Result<Asked, Failure> {
+    pub fn asked(self, image: &str, user: &User, cwd: &AbsPath, site: &Site) -> Result<Asked, Failure> {
         self.refused.check()?;
         if self.tty && !io::stdin().is_terminal() {
             return Err(Refusal::user("--tty: standard input is no terminal")
@@ -180,8 +180,17 @@ impl Options {
         self.mount.iter().try_for_each(|mount| request.set(Opt::Mount, mount, cwd))?;
         self.volume.iter().try_for_each(|volume| request.set(Opt::Mount, &short(volume)?, cwd))?;
         self.writable_volatile.iter().try_for_each(|dir| request.set(Opt::WritableVolatile, dir, cwd))?;
-        let devices = self.device.iter().map(|device| named(device)).collect::<Result<Vec<_>, _>>()?;
-        devices.into_iter().flatten().try_for_each(|bind| request.set(Opt::Mount, &bind, cwd))?;
+        let mut wanted = match &self.gpus {
+            Some(asked) => gpus(asked, || cdi::load(&site.cdi.dirs()))?,
+            None => vec![],
+        };
+        wanted.extend(self.device.iter().map(|asked| device(asked)).collect::<Result<Vec<_>, _>>()?);
+        wanted.iter().try_for_each(|wanted| match wanted {
+            Wanted::Gpus(word) => request.set(Opt::Gpu, word, cwd),
+            Wanted::Device(name) => request.set(Opt::Device, name, cwd),
+            Wanted::Bind(bind) => request.set(Opt::Mount, bind, cwd),
+            Wanted::Nothing => Ok(()),
+        })?;
         for (name, value) in variables(&self.env_file, &self.env)? {
             request.set(Opt::Env, &field(&name, value.as_deref()), cwd)?;
         }
@@ -215,12 +224,13 @@ pub fn words(
 }
 
 /// srun's names of options, which refusals of the common rules bear, and their names here.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 7] = [
     ("leave --container-entrypoint out, or pass --no-container-entrypoint", "pass --entrypoint"),
     ("--container-remap-root", "--user=root"),
     ("--container-unshare=net", "--network=none"),
     ("--container-unshare", "--network"),
     ("--container-image", "IMAGE"),
+    ("--container-gpu", "--gpus"),
     ("--container-", "--"),
 ];
 

@@ -40,23 +40,6 @@ pub(super) fn short(volume: &str) -> Result<String, Refusal> {
     })
 }
 
-/// A device: there already, or to be bound under another path.
-pub(super) fn named(device: &str) -> Result<Option<String>, Refusal> {
-    let mut parts = device.split(':');
-    let (source, destination) = (parts.next().unwrap_or_default(), parts.next());
-    let refuse = |why: &str| {
-        Err(Refusal::user(format!("--device={}: {why}", printable(device)))
-            .hint("name a device of this host, for example /dev/fuse"))
-    };
-    if !source.starts_with("/dev/") {
-        return refuse("it is not below /dev");
-    }
-    if fs::metadata(source).is_err() {
-        return refuse("there is no such device");
-    }
-    Ok(destination.filter(|to| *to != source && to.starts_with('/')).map(|to| format!("{source}:{to}")))
-}
-
 /// All variables by name; the last one of a name holds.
 pub(super) fn variables(
     files: &[PathBuf],
