@@ -103,7 +103,7 @@ pub fn enter<E: From<Failure>>(
     let (lead, alone) = match shared.map(|key| turn(&key, inputs.uid)) {
         Some(Turn::Joined(told, held)) => {
             let lock = told.lock.clone();
-            let plan = joined(inputs, told, meta.as_ref())?;
+            let plan = joined(inputs, *told, meta.as_ref())?;
             let held = held.and_tell(&plan, lock).during(Phase::Join)?;
             return Ok(Inside { plan, meta, timings: clock.stop(), held });
         }

@@ -76,7 +76,7 @@ pub(super) enum Turn {
     /// Ours: nobody else makes it.
     Lead(Lead),
     /// This process is in the container of another rank.
-    Joined(Told, Held),
+    Joined(Box<Told>, Held),
     /// There is no sharing, and why.
     Alone(String),
 }
@@ -111,7 +111,7 @@ pub(super) fn turn(key: &str, uid: u32) -> Turn {
         match leader(&made, uid)
             .and_then(|found| found.map(|pid| join(pid, |told| told.key == key)).transpose())
         {
-            Ok(Some((told, held))) => return Turn::Joined(told, held),
+            Ok(Some((told, held))) => return Turn::Joined(Box::new(told), held),
             Ok(None) => {}
             // Its process has just ended.
             Err(broken) if matches!(broken.errno, Errno::SRCH | Errno::NOENT) => {}
