@@ -159,7 +159,6 @@ fn on(
     let servers = maker.servers.into_inner();
     let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
     let told = running::told(inputs, &plan, joined).during(Phase::Verify)?;
-    let (timings, seccomp) = (clock.stop(), inputs.site.security.seccomp);
     Ok(Container {
         namespace,
         others,
@@ -168,9 +167,9 @@ fn on(
         plan,
         ruling,
         meta,
-        timings,
+        timings: clock.stop(),
         cache,
-        seccomp,
+        seccomp: inputs.site.security.seccomp,
         servers,
         told,
     })
