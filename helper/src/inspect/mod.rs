@@ -61,15 +61,6 @@ pub fn known(layout: &Layout, digest: &Digest, name: &str) -> Result<ImageFacts,
     Ok(facts)
 }
 
-/// Inspects an image of a repository and keeps its facts: what a pull does last.
-pub fn store(layout: &Layout, digest: &Digest) -> Result<(), Failure> {
-    if stored(&layout.facts(digest)).is_some() {
-        return Ok(());
-    }
-    let facts = read(&layout.image(digest), &digest.to_string())?;
-    keep(layout, digest, &facts)
-}
-
 /// The kept facts, if they are sound and of this version.
 fn stored(path: &Path) -> Option<ImageFacts> {
     let mut text = vec![];
