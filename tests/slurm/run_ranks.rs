@@ -18,6 +18,7 @@ crate::tests![
     ranks_share_a_container_with_what_a_module_brings,
     ranks_keep_an_unpacked_tree_when_the_first_has_ended,
     real_launchers_run_ranks_that_talk,
+    real_launchers_run_ranks_in_an_allocation,
     ranks_of_a_real_launcher_run_on_the_hosts_mpi,
 ];
 
@@ -163,6 +164,21 @@ fn real_launchers_run_ranks_that_talk(lab: &Lab) {
         }
     }
     let _ = lab.grus(&["prune"]).run().success();
+    before.assert_nothing_left();
+}
+
+/// mpirun starts its ranks by a step of the job's then.
+fn real_launchers_run_ranks_in_an_allocation(lab: &Lab) {
+    let _fuse = Fuse::for_everyone(true);
+    let before = lab.snapshot();
+    let image = lab.system_image("mpich");
+    let script = "echo in $(readlink /proc/self/ns/mnt); exec mpi-hello";
+    let job = lab.user("salloc").args(["-N1", "-n4", "mpirun.mpich", "-n", "4"]).arg(lab.grus_program());
+    let job = job.env("GRUS_CONFIG", lab.site_file()).args(["run", &image, "sh", "-c", script]);
+    let run = job.limit(Duration::from_secs(60)).run().success();
+    let run = run.stdout_has("4 ranks, sum of ranks 6").stdout_has("rank 3 of 4 on ").stderr_lacks("warning");
+    let places: BTreeSet<&str> = run.stdout.lines().filter(|line| line.starts_with("in ")).collect();
+    assert_eq!(places.len(), 1, "one container: {run}");
     before.assert_nothing_left();
 }
 
