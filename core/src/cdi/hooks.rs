@@ -52,24 +52,24 @@ impl Effects {
             _ => return Err(shown(hook)),
         };
         let given = |name| values(flags, name);
+        let of = |value: &str| format!("{} of {}", shown(hook), printable(value));
         match command {
             "create-symlinks" => {
                 for link in given("link") {
-                    let link = self::link(link).ok_or_else(|| format!("{} of {link}", shown(hook)))?;
+                    let link = self::link(link).ok_or_else(|| of(link))?;
                     self.links.push(link);
                 }
             }
             "update-ldcache" | "create-soname-symlinks" => {
                 for folder in given("folder") {
-                    self.folders
-                        .insert(AbsPath::parse(folder).map_err(|_| format!("{} of {folder}", shown(hook)))?);
+                    self.folders.insert(AbsPath::parse(folder).map_err(|_| of(folder))?);
                 }
             }
             "enable-cuda-compat" => {
                 let root = given("cuda-compat-container-root").next().unwrap_or(COMPAT);
                 let version =
                     given("host-driver-version").next().and_then(|v| v.split('.').next()?.parse().ok());
-                let root = AbsPath::parse(root).map_err(|_| format!("{} of {root}", shown(hook)))?;
+                let root = AbsPath::parse(root).map_err(|_| of(root))?;
                 // Without a version there is nothing to compare with.
                 self.compat = version.map(|version| (root, version)).or(self.compat.take());
             }

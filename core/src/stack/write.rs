@@ -130,8 +130,13 @@ fn words(out: &mut String, name: &str, words: &[String]) {
     if words.is_empty() {
         return;
     }
+    let words = words.join(" ");
+    // A symbol may have any name.
+    if words.contains("'''") {
+        return line(out, format!("{name} = {}", quoted(&words)));
+    }
     line(out, format!("{name} = '''"));
-    for row in wrapped(&words.join(" "), 98) {
+    for row in wrapped(&words, 98) {
         line(out, row);
     }
     line(out, "'''");
