@@ -45,8 +45,7 @@ impl<'a> Owner<'a> {
 }
 
 /// Mounts an open image, attached nowhere, and waits for the first answer. Returns the mount and its server. `started`
-/// hears of the server's process
-/// id before that wait, so that a server that never answers can be ended.
+/// hears of the server's process id before that wait, so that a server that never answers can be ended.
 pub(crate) fn mount(
     image: &OwnedFd,
     program: &AbsPath,

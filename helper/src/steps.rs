@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use grus_core::refusal::{printable, Refusal};
 use grus_core::request::IMAGE_VARIABLE;
@@ -101,12 +102,18 @@ pub fn of_run(running: &[Running]) -> Vec<(Step, Here)> {
     running.iter().map(shown).collect()
 }
 
-/// Seconds since a process started (proc_pid_stat(5), field 22), whose ticks are hundredths everywhere.
+/// How long after the boot a process started, by its /proc/PID/stat: field 22, in ticks that are hundredths of a second
+/// everywhere; the name in field 2 may hold anything but ends at the last parenthesis (proc_pid_stat(5)).
+pub fn started(stat: &str) -> Option<Duration> {
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_millis(ticks * 10))
+}
+
+/// Seconds since a process started, by its /proc/PID/stat.
 fn age(stat: &str) -> Option<u64> {
-    let started: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let up = fs::read_to_string("/proc/uptime").ok()?;
     let up: u64 = up.split('.').next()?.parse().ok()?;
-    up.checked_sub(started / 100)
+    up.checked_sub(started(stat)?.as_secs())
 }
 
 /// As Slurm writes it: `1:02`, `3:00:02`, `2-03:00:02`.

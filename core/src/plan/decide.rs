@@ -50,7 +50,7 @@ pub struct Launch<'a> {
 /// What a container brings into the environment of every task, beside its image and what each task asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Brought {
+pub struct ContainerEnvironment {
     /// By its devices.
     pub devices: OfDevices,
     /// By the site and its modules.
@@ -92,7 +92,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     let entrypoint = entrypoint(launch, &draft)?;
     draft.warnings.extend(network_warnings(launch));
     draft.mounts.sort_by_key(|op| op.destination().depth());
-    let brought = Brought {
+    let brought = ContainerEnvironment {
         devices: devices.environment,
         rules: module::rules(&modules, &launch.site.environment),
         client: client.is_some(),
@@ -117,7 +117,7 @@ pub fn decide(launch: &Launch, rootfs: &dyn Rootfs, host: &dyn Host) -> Result<L
     })
 }
 
-impl Brought {
+impl ContainerEnvironment {
     /// Changes to the environment of one task, which is `job` outside; with the host's Slurm commands, where there are
     /// some, at the end of PATH.
     pub fn environment(

@@ -20,7 +20,7 @@ mod show;
 mod stack;
 mod tasks;
 
-pub use decide::{decide, Brought, Launch};
+pub use decide::{decide, ContainerEnvironment, Launch};
 pub use devices::wants_devices;
 pub use driver::{fits, Fit};
 pub use facts::{Entry, Host, Job, Kind, Opener, Rootfs, Unavailable};
@@ -50,7 +50,7 @@ pub struct LaunchPlan {
     /// Changes to each task's environment.
     pub environment: Edits,
     /// What they were decided from that is the container's own.
-    pub brought: Brought,
+    pub brought: ContainerEnvironment,
     /// Where tasks start, if not in the job's working directory.
     pub workdir: Option<AbsPath>,
     /// Whether tasks are shown as root, by a user namespace.
@@ -82,7 +82,7 @@ impl LaunchPlan {
             skeleton: vec![],
             mounts: vec![],
             environment,
-            brought: Brought::default(),
+            brought: ContainerEnvironment::default(),
             workdir,
             remap_root: false,
             namespaces: Unshare::default(),

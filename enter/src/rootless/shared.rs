@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use grus_core::path::AbsPath;
-use grus_core::plan::{Brought, LaunchPlan};
+use grus_core::plan::{ContainerEnvironment, LaunchPlan};
 use grus_core::request::Unshare;
 use rustix::fs::{flock, Dir, FlockOperation, MemfdFlags, OFlags};
 use rustix::io::{Errno, FdFlags};
@@ -65,7 +65,7 @@ pub(super) struct Told {
     /// Whether they are shown as root.
     pub remap_root: bool,
     /// What of their environment is the container's.
-    pub brought: Brought,
+    pub brought: ContainerEnvironment,
     /// The lock of the tree that it runs on, where that was unpacked.
     pub lock: Option<PathBuf>,
 }

@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::slurm::changed;
 use super::Check;
-
-/// Ticks a second in /proc (proc(5), USER_HZ): the same on all architectures that Slurm runs on.
-const TICKS: u64 = 100;
+use crate::steps::started;
 
 /// One slurmd.
 struct Daemon {
@@ -63,12 +61,10 @@ fn daemon(pid: u32) -> Option<Daemon> {
         return None;
     }
     let stat = fs::read_to_string(of("stat")).ok()?;
-    // After the name in parentheses: field 3 is the first, field 22 the start (proc(5)).
-    let ticks: u64 = stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()?;
     let uptime = fs::read_to_string("/proc/stat").ok()?;
     let boot: u64 = uptime.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     // The boot's second is rounded down.
-    let since = UNIX_EPOCH + Duration::from_secs(boot + 1) + Duration::from_millis(ticks * 1000 / TICKS);
+    let since = UNIX_EPOCH + Duration::from_secs(boot + 1) + started(&stat)?;
     Some(Daemon { pid, since, conf: conf_of(&of("cmdline"), &of("environ")) })
 }
 
