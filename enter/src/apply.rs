@@ -118,7 +118,7 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
     }
     empty.close().during(Phase::Binds)?;
     if act.plan.writable {
-        missing::links(&root, &act.plan.skeleton).during(Phase::Binds)?;
+        missing::links(&root, &act.plan.skeleton, act.sources).during(Phase::Binds)?;
     }
     let saved = saved.map(Saved::keep).transpose().during(Phase::Rootfs)?;
     clock.enter(Phase::Pivot);

@@ -102,6 +102,10 @@ pub(crate) fn open_in(
     }
 }
 
+/// For [`open_in`] where root makes something, or opens it to a user: no link is followed and no mount is entered, so
+/// that it is what was mounted for the container and nothing of the host's. A user has a say in where mounts land.
+pub(crate) const OWN: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_XDEV);
+
 /// How often a look-up is tried that mounts and renames elsewhere keep disturbing. A node may make thousands a second,
 /// one look-up takes microseconds.
 const TRIES: u32 = 10_000;

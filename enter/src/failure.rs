@@ -1,7 +1,7 @@
 //! Why a container could not be had: a refusal, or a system call that failed.
 //!
 //! A failed call is shown with its arguments, like strace does, and with advice where the system's own
-//! words mislead (DESIGN 5).
+//! words mislead.
 
 use std::fmt;
 
@@ -155,6 +155,9 @@ pub(crate) fn advice(phase: Phase, errno: Errno) -> Option<String> {
         }
         (Phase::Volatile, Errno::PERM) => {
             "the image may hold marks of another overlay; import it again without them"
+        }
+        (Phase::Binds, Errno::XDEV | Errno::LOOP) => {
+            "a link in a directory that is mounted leads elsewhere; mount on the place that it leads to"
         }
         (_, Errno::PERM) => {
             "this must run as root with all capabilities; ask the administrator how slurmd runs"

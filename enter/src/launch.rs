@@ -1,4 +1,4 @@
-//! One build, start to end: observe, decide, act (DESIGN 1). Runs on the builder thread.
+//! One build, start to end: observe, decide, act (docs/architecture.md). Runs on the builder thread.
 
 use std::cell::RefCell;
 
@@ -30,7 +30,7 @@ use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::timing::Clock;
 use crate::upper::Admitted;
-use crate::verify::verify;
+use crate::verify::{dev_null, verify};
 use crate::volatile::Volatile;
 use crate::{cdi, fuse, repository};
 
@@ -152,10 +152,11 @@ fn on(
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
     let others = own_namespaces(plan.namespaces)?;
     let (user_ids, save) = ((inputs.uid, inputs.gid), inputs.request.save.is_some());
+    let null = dev_null()?;
     let act = Act { plan: &plan, root, sources: &sources, own, user: user_ids, volatile, save };
     let (namespace, saved) = apply(act, &mut clock)?;
     progress.enter(Phase::Verify, &mut clock);
-    verify(&plan, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
+    verify(&plan, &null, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
     let servers = maker.servers.into_inner();
     let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
     let told = running::told(inputs, &plan, joined).during(Phase::Verify)?;

@@ -12,8 +12,9 @@ use grus_core::plan::{Kind, Made, Make};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
-use crate::call::{attach, clone_tree, open_in, stat, Broken, Called};
+use crate::call::{attach, clone_tree, open_in, stat, Broken, Called, OWN};
 use crate::rootfs::kind;
+use crate::sources::Sources;
 
 /// Makes the directories and files, parents first; links are for later ([`links`]).
 pub(crate) fn make(root: &OwnedFd, skeleton: &[Made], owner: (u32, u32)) -> Called<()> {
@@ -32,7 +33,7 @@ fn entry(root: &OwnedFd, path: &AbsPath, make: &Make, (uid, gid): (u32, u32)) ->
     };
     let broken = |call: &str, e| Broken::new(format!("{call}({path})"), e);
     let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let dir = open_in(root.as_fd(), above.as_path(), flags, ResolveFlags::NO_SYMLINKS)?;
+    let dir = open_in(root.as_fd(), above.as_path(), flags, OWN)?;
     let made = match make {
         Make::Directory => rustix::fs::mkdirat(&dir, &name, Mode::from_raw_mode(0o755)),
         Make::File | Make::Link(_) => {
@@ -51,12 +52,15 @@ fn entry(root: &OwnedFd, path: &AbsPath, make: &Make, (uid, gid): (u32, u32)) ->
 }
 
 /// Shows each link's target in its place by a bind, once all else is mounted. A link would stay in the root for
-/// others who have it, and dangle there: the host's libraries are this step's alone.
-pub(crate) fn links(root: &OwnedFd, skeleton: &[Made]) -> Called<()> {
+/// others who have it, and dangle there: the host's libraries are this step's alone. Which target is a user's word, so
+/// it is opened as the user.
+pub(crate) fn links(root: &OwnedFd, skeleton: &[Made], sources: &Sources<'_>) -> Called<()> {
     for made in skeleton {
         let Make::Link(target) = &made.make else { continue };
         let (tree, make) = {
-            let file = open_in(root.as_fd(), target.as_path(), OFlags::PATH, ResolveFlags::empty())?;
+            let target_as_user =
+                || open_in(root.as_fd(), target.as_path(), OFlags::PATH, ResolveFlags::empty());
+            let file = sources.as_user(target_as_user)?;
             let directory = kind(&stat(&file, target.as_path())?) == Kind::Directory;
             let make = if directory { Make::Directory } else { Make::File };
             (clone_tree(file.as_fd(), false, target.as_path())?, make)

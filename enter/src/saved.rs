@@ -6,11 +6,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use grus_core::path::AbsPath;
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 use rustix::mount::MountAttrFlags;
 
 use crate::apply::Scratch;
-use crate::call::{attach, clone_tree, new_dir, open_in, Called, PLAIN};
+use crate::call::{attach, clone_tree, new_dir, open_in, Called, OWN, PLAIN};
 use crate::sys::confine;
 
 /// The tree in the making.
@@ -33,7 +33,7 @@ impl Saved {
     pub fn add(&self, overlay: &OwnedFd, destination: &AbsPath) -> Called<()> {
         let path = destination.as_path();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let on = open_in(self.root.as_fd(), path, flags, ResolveFlags::empty())?;
+        let on = open_in(self.root.as_fd(), path, flags, OWN)?;
         attach(clone_tree(overlay.as_fd(), false, path)?.as_fd(), on.as_fd(), path)
     }
 

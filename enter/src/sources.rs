@@ -55,12 +55,21 @@ impl<'a> Sources<'a> {
         .unwrap_or_else(|| Err(Broken::new(format!("{path}: not opened"), Errno::BADF)))
     }
 
-    fn open(&self, path: &AbsPath, opener: Opener) -> Called<(OwnedFd, Kind)> {
+    /// Does something with the user's permissions.
+    pub fn as_user<T>(&self, work: impl FnOnce() -> Called<T>) -> Called<T> {
+        self.with_rights_of(Opener::User, work)
+    }
+
+    fn with_rights_of<T>(&self, opener: Opener, work: impl FnOnce() -> Called<T>) -> Called<T> {
         self.credentials.switch(opener)?;
-        let opened = place(path);
+        let done = work();
         // Back at once: whatever comes next is root's work unless it says otherwise.
         self.credentials.switch(Opener::Site)?;
-        let fd = opened?;
+        done
+    }
+
+    fn open(&self, path: &AbsPath, opener: Opener) -> Called<(OwnedFd, Kind)> {
+        let fd = self.with_rights_of(opener, || place(path))?;
         let kind = kind(&stat(&fd, path.as_path())?);
         Ok((fd, kind))
     }

@@ -1,12 +1,12 @@
-//! The last proof before tasks start (D9): the image's own loader, as the user and inside the container, must find
+//! The last proof before tasks start (ADR 9): the image's own loader, as the user and inside the container, must find
 //! what was proved.
 //!
 //! The loader is a stranger's program. It runs as the first process of a PID namespace, so that nothing it starts
-//! outlives it, with bounded time, memory and output, without privilege and with no descriptor but its output.
+//! outlives it, with bounded time, memory and output, without privilege and with no descriptor but its output and the node's /dev/null.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use grus_core::plan::LaunchPlan;
@@ -28,15 +28,22 @@ const TIME: Duration = Duration::from_secs(20);
 /// Processor seconds, address space, no core file; ld.so itself is one process.
 const LIMITS: &[(Resource, u64)] = &[(Resource::Cpu, 10), (Resource::As, 16 << 30), (Resource::Core, 0)];
 
+/// The node's /dev/null, for [`verify`]. To be opened while the thread's root is the node's: the container's /dev/null
+/// is whatever its user wants, and this is root.
+pub(crate) fn dev_null() -> Result<OwnedFd, Failure> {
+    open_own("/dev/null", OFlags::RDWR).during(Phase::Verify)
+}
+
 /// Does what the plan wants to be verified. Runs on a thread that is in the container's namespace. `job` is the job's
 /// environment; `identity` is whom the loader runs as, None: as whom the thread does.
 pub(crate) fn verify(
     plan: &LaunchPlan,
+    null: &OwnedFd,
     job: &BTreeMap<String, String>,
     identity: Option<Identity<'_>>,
 ) -> Result<(), Failure> {
     let (Some(check), Some(stack)) = (&plan.check, &plan.stack) else { return Ok(()) };
-    let output = trace(check, &environment(plan, job), identity)?;
+    let output = trace(check, null, &environment(plan, job), identity)?;
     judge_trace(check, &output).map_err(|why| {
         let what = format!("host stack '{}' in this image, {}: {why}", printable(stack), check.object);
         Refusal::image(what)
@@ -46,15 +53,18 @@ pub(crate) fn verify(
 }
 
 /// What the loader says.
-fn trace(check: &Check, environment: &[CString], identity: Option<Identity<'_>>) -> Result<String, Failure> {
+fn trace(
+    check: &Check,
+    null: &OwnedFd,
+    environment: &[CString],
+    identity: Option<Identity<'_>>,
+) -> Result<String, Failure> {
     let loader = cstring(check.loader.as_str());
     let arguments = [loader.clone(), cstring(check.object.as_str())];
     // The loader's end blocks, or it would lose what we are too slow to read.
     let (output, end) = pipe_with(PipeFlags::CLOEXEC)
         .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
         .map_err(|e| Broken::new("pipe2", e).during(Phase::Verify))?;
-    // Of the container, which binds the host's.
-    let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Verify)?;
     let program = Program {
         path: &loader,
         arguments: &arguments,

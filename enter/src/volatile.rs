@@ -12,11 +12,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use grus_core::mount::Limit;
 use grus_core::path::AbsPath;
 use grus_core::Refusal;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::apply::Scratch;
-use crate::call::{attach, new_dir, new_mount, open_in, proc_path, stat, Broken, Called, During, PLAIN};
+use crate::call::{attach, new_dir, new_mount, open_in, proc_path, stat, Broken, Called, During, OWN, PLAIN};
 use crate::failure::{Failure, Phase};
 use crate::storage::Storage;
 use crate::upper::{fill, Admitted, MOST};
@@ -52,8 +52,15 @@ impl Layers<'_> {
     pub fn make(&mut self, root: &OwnedFd, destination: &AbsPath) -> Result<OwnedFd, Failure> {
         let path = destination.as_path();
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let lower = open_in(root.as_fd(), path, flags, ResolveFlags::empty()).during(Phase::Volatile)?;
         let option = format!("--writable-volatile={destination}");
+        let lower = open_in(root.as_fd(), path, flags, OWN).map_err(|broken| match broken.errno {
+            Errno::XDEV => {
+                Refusal::user(format!("{option}: a mount lies over it, so that it is not the image's"))
+                    .hint("name a directory of the image's that nothing is mounted on or above")
+                    .into()
+            }
+            _ => broken.during(Phase::Volatile),
+        })?;
         let overlay = self.over(&lower, &option, "name a smaller directory")?;
         attach(overlay.as_fd(), lower.as_fd(), path).during(Phase::Volatile)?;
         Ok(overlay)

@@ -103,7 +103,10 @@ impl Draft<'_> {
                 .hint("name a directory that the image has; 'grus plan IMAGE' shows what is mounted"))
         };
         let Located { path: at, entry } = locate(self.rootfs, dir)?;
-        if let Some(Wanted { mount, .. }) = mounts.iter().find(|m| at.is_within(&m.mount.destination)) {
+        for Wanted { mount, .. } in mounts {
+            if !at.is_within(&locate(self.rootfs, &mount.destination)?.path) {
+                continue;
+            }
             let whose = if matches!(mount.what, What::Bind { .. }) { "the host's" } else { "mounted" };
             return refuse(format!("{} is {whose}, not the image's", mount.destination));
         }
