@@ -33,15 +33,20 @@ pub fn password(question: &str) -> Result<Secret, Failure> {
     Ok(Secret::new(answer?))
 }
 
-/// Reads a password from standard input, to its end; one line break at the end is not part of it.
+/// Reads a password from standard input.
 pub fn password_from_stdin() -> Result<Secret, Failure> {
+    password_from(io::stdin().lock())
+}
+
+/// All of `input` but one line break at its end. A password may have lines: keys of Google's registries are JSON.
+fn password_from(input: impl Read) -> Result<Secret, Failure> {
     let mut text = String::new();
-    let read = io::stdin().lock().take(MAX_ANSWER + 1).read_to_string(&mut text);
+    let read = input.take(MAX_ANSWER + 1).read_to_string(&mut text);
     let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
     match read {
-        Ok(n) if n as u64 <= MAX_ANSWER && !text.is_empty() && !text.contains('\n') => Ok(Secret::new(text)),
+        Ok(n) if n as u64 <= MAX_ANSWER && !text.is_empty() => Ok(Secret::new(text)),
         _ => Err(Refusal::user("standard input holds no password")
-            .hint("pipe one line into the command, for example: grus login -u NAME --password-stdin < FILE")
+            .hint("pipe it into the command, for example: grus login -u NAME --password-stdin < FILE")
             .into()),
     }
 }
@@ -96,4 +101,37 @@ fn terminal() -> Result<File, Failure> {
 
 fn broken(error: &io::Error) -> Failure {
     Failure::io("use the terminal", Path::new("/dev/tty"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_the_whole_input_but_its_last_line_break() {
+        let key = "{\n  \"type\": \"service_account\"\n}";
+        let line = format!("{key}\n");
+        for (input, password) in [
+            ("secret", "secret"),
+            ("secret\n", "secret"),
+            ("secret\r\n", "secret"),
+            ("secret\n\n", "secret\n"),
+            (" s p ", " s p "),
+            (key, key),
+            (line.as_str(), key),
+        ] {
+            let read = password_from(input.as_bytes()).expect("a password");
+            assert_eq!(read.expose(), password, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_too_much_and_what_is_no_text_is_no_password() {
+        let long = vec![b'x'; MAX_ANSWER as usize + 1];
+        for input in [&b""[..], b"\n", b"\r\n", b"\xff\xfe", &long[..]] {
+            let refused = password_from(input).expect_err("no password");
+            assert!(refused.to_string().contains("holds no password") && refused.hint().is_some());
+        }
+        assert!(password_from(&long[1..]).is_ok());
+    }
 }

@@ -255,7 +255,7 @@ impl<'scope, 'a> Pass<'scope, 'a> {
             let kept = self.kept(layer, &|place, _| wanted.contains_key(&place));
             self.read(layer, true, kept, |pass, entry, tar, path| {
                 path::plain(&entry.path, &pass.options.limits, path)?;
-                if path::marker(path)? == Marker::Bookkeeping {
+                if path::marker(path, entry.kind)? == Marker::Bookkeeping {
                     return Ok(None);
                 }
                 if let Some(&data) = wanted.get(&place) {

@@ -183,6 +183,20 @@ fn bookkeeping_of_aufs_is_no_content() {
 }
 
 #[test]
+fn aufs_kept_files_of_several_names_where_their_links_lead() {
+    let layer = |content: &str| {
+        vec![dir(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", content), hard("a", ".wh..wh.plnk/1.2")]
+    };
+    let lower = || [layer("old"), vec![hard("b", ".wh..wh.plnk/1.2")]].concat();
+    let tree = check(vec![lower()], &["a=old", "b=old"]);
+    assert_eq!(tree[&b"a"[..]].inode, tree[&b"b"[..]].inode);
+    // Another layer has another file by the same number.
+    check(vec![lower(), layer("new")], &["a=new", "b=old"]);
+    let lost = refused(vec![layer("x"), vec![hard("c", ".wh..wh.plnk/1.2")]]);
+    assert!(matches!(lost, Error::Merge { what: MergeFault::LinkTargetMissing, .. }), "{lost}");
+}
+
+#[test]
 fn no_layers_and_empty_layers_make_an_empty_root() {
     assert_eq!(names(&tree_of(&[])), [""; 0]);
     check(vec![vec![], vec![]], &[]);

@@ -54,7 +54,11 @@ pub fn open(members: &Members, wanted: &Wanted) -> Result<Image, Failure> {
 /// The descriptor of the wanted image: by name where one is asked for or needed, then by platform.
 fn choose<'a>(index: &'a Index, wanted: &Wanted, on: &str) -> Result<&'a Descriptor, Failure> {
     let known = |d: &&Descriptor| d.platform.as_ref().is_none_or(|p: &RawPlatform| p.known().is_some());
-    let all: Vec<&Descriptor> = index.manifests.iter().filter(known).collect();
+    let mut all: Vec<&Descriptor> = index.manifests.iter().filter(known).collect();
+    // One image under several names: which of them is meant does not matter.
+    if wanted.select.is_none() && all.iter().all(|d| d.digest == all[0].digest) {
+        all.truncate(1);
+    }
     let names = |d: &Descriptor| -> Vec<String> {
         NAMES.iter().filter_map(|key| d.annotations.get(*key)).cloned().collect()
     };

@@ -19,6 +19,9 @@ use crate::section::Section;
 /// Most members of a tar archive of images.
 const MAX_MEMBERS: usize = 100_000;
 
+/// One of them is in every archive of images.
+const MARKS: [&str; 4] = ["oci-layout", "index.json", "manifest.json", "repositories"];
+
 /// Most links followed to a member.
 const MAX_LINKS: usize = 8;
 
@@ -47,17 +50,25 @@ enum Member {
 }
 
 impl Members {
-    /// Reads the table of members of the tar in `file`.
-    pub fn tar(file: File, name: &str) -> Result<Self, Failure> {
+    /// Reads the table of members of the tar in `file`. None if it has more than an archive of images can have and
+    /// is none by their names: a large root file system.
+    pub fn tar(file: File, name: &str) -> Result<Option<Self>, Failure> {
+        Self::at_most(MAX_MEMBERS, file, name)
+    }
+
+    fn at_most(most: usize, file: File, name: &str) -> Result<Option<Self>, Failure> {
         let broken = |e: io::Error| unsound(name, &reason(&e));
-        let mut members = HashMap::new();
+        let mut members: HashMap<String, Member> = HashMap::new();
         let reader = file.try_clone().map_err(broken)?;
         io::Seek::rewind(&mut &reader).map_err(broken)?;
         let mut archive = tar::Archive::new(reader);
         for (count, entry) in archive.entries_with_seek().map_err(broken)?.enumerate() {
             let entry = entry.map_err(broken)?;
-            if count >= MAX_MEMBERS {
-                return Err(unsound(name, &format!("it has more than {MAX_MEMBERS} members")).into());
+            if count >= most {
+                return match MARKS.iter().any(|mark| members.contains_key(*mark)) {
+                    true => Err(unsound(name, &format!("it has more than {most} members")).into()),
+                    false => Ok(None),
+                };
             }
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let Some(path) = inside("", &path) else { continue };
@@ -81,7 +92,7 @@ impl Members {
             };
             members.insert(path, member);
         }
-        Ok(Self::Tar(Arc::new(Index { file, name: name.to_owned(), members })))
+        Ok(Some(Self::Tar(Arc::new(Index { file, name: name.to_owned(), members }))))
     }
 
     /// What the archive is called in messages.
@@ -200,6 +211,26 @@ mod tests {
         assert_eq!(inside("x/y", "../z/layer.tar").as_deref(), Some("x/z/layer.tar"));
         for out in ["/etc/passwd", "../x", "a/../../x", "", ".", "a/.."] {
             assert_eq!(inside("", out), None, "{out}");
+        }
+    }
+
+    #[test]
+    fn a_tar_of_too_many_members_is_a_root_file_system_unless_a_name_says_otherwise() {
+        let tar_of = |names: &[&str]| {
+            let mut tar = tar::Builder::new(tempfile::tempfile().expect("a file"));
+            for name in names {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(0);
+                tar.append_data(&mut header, name, std::io::empty()).expect("append");
+            }
+            tar.into_inner().expect("tar")
+        };
+        let read = |names: &[&str]| Members::at_most(2, tar_of(names), "x.tar");
+        assert!(read(&["a", "b"]).expect("sound").is_some_and(|members| members.has("b")));
+        assert!(read(&["NGC-DL-CONTAINER-LICENSE", "bin/sh", "etc/passwd"]).expect("sound").is_none());
+        for mark in MARKS {
+            let refused = read(&["a", &format!("./{mark}"), "b"]).map(drop).expect_err(mark);
+            assert!(refused.to_string().contains("it has more than 2 members"), "{refused}");
         }
     }
 

@@ -120,7 +120,7 @@ fn in_directory(from: &Path, wanted: &Wanted) -> Result<Image, Failure> {
 
 /// The image in the archive `file`; None if it is a tar of something else.
 fn tar(file: File, name: &str, wanted: &Wanted) -> Result<Option<Image>, Failure> {
-    let members = Members::tar(file, name)?;
+    let Some(members) = Members::tar(file, name)? else { return Ok(None) };
     if layout::is_layout(&members) {
         return layout::open(&members, wanted).map(Some);
     }

@@ -1,14 +1,16 @@
 //! `grus login`, `grus logout`, and the account options of `grus pull`. A secret is never taken from the command
 //! line, where `ps` shows it.
 
+use std::path::Path;
+
 use grus_core::reference::{Reference, DOCKER_HUB};
-use grus_core::refusal::Refusal;
+use grus_core::refusal::{printable, Refusal};
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::prompt;
-use crate::registry::auth_store::{erase, store, Place};
+use crate::registry::auth_store::{erase, left_to_docker, store, Place};
 use crate::registry::{Client, Login, Settings};
 
 const LOGIN_EXAMPLES: &str = "\
@@ -92,14 +94,39 @@ pub struct LogoutArgs {
 impl LogoutArgs {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let registry = server(&self.registry)?;
-        let places = erase(&settings(context, None).paths, &registry)?;
+        let paths = settings(context, None).paths;
+        let places = erase(&paths, &registry)?;
+        let left = left_to_docker(&paths, &registry);
         if places.is_empty() {
-            return Err(Refusal::user(format!("no account is kept for {registry}"))
-                .hint("check the server's name; 'grus login' stores an account")
-                .into());
+            return Err(nothing_removed(&registry, left?.as_deref()).into());
         }
         let lines = places.iter().map(|p| format!("Removed the account for {registry} from {}\n", shown(p)));
-        output::print(&lines.collect::<String>())
+        output::print(&lines.collect::<String>())?;
+        // What was asked for is done, whether or not Docker's file can be read.
+        if let Ok(Some(file)) = left {
+            let (file, command) = (path(&file), dockers_logout(&registry));
+            output::warn(&format!("{file} has one too, which pulls go on using; '{command}' removes it"));
+        }
+        Ok(())
+    }
+}
+
+/// Nothing of ours was there; `docker` is the file of Docker's that has an account.
+fn nothing_removed(registry: &str, docker: Option<&Path>) -> Refusal {
+    let Some(file) = docker else {
+        return Refusal::user(format!("no account is kept for {registry}"))
+            .hint("check the server's name; 'grus login' stores an account");
+    };
+    let command = dockers_logout(registry);
+    Refusal::user(format!("the account for {registry} is Docker's, kept in {}", path(file)))
+        .hint(format!("'{command}' removes it, or take it out of that file; until then pulls use it"))
+}
+
+/// Docker knows its own registry by no name.
+fn dockers_logout(registry: &str) -> String {
+    match registry {
+        DOCKER_HUB => "docker logout".to_owned(),
+        other => format!("docker logout {other}"),
     }
 }
 
@@ -116,7 +143,7 @@ pub(super) fn server(text: &str) -> Result<String, Failure> {
     let reference = Reference::parse(&format!("{bare}/x")).ok().filter(|r| r.repository == "x");
     let hub = || (bare == DOCKER_HUB || bare == "index.docker.io").then(|| DOCKER_HUB.to_owned());
     reference.map(|r| r.registry).or_else(hub).ok_or_else(|| {
-        Refusal::user(format!("'{}' is not a registry", grus_core::refusal::printable(text)))
+        Refusal::user(format!("'{}' is not a registry", printable(text)))
             .hint("write it as server[:port], for example ghcr.io or registry.example.org:5000")
             .into()
     })
@@ -124,7 +151,11 @@ pub(super) fn server(text: &str) -> Result<String, Failure> {
 
 fn shown(place: &Place) -> String {
     match place {
-        Place::File(path) => grus_core::refusal::printable(&path.display().to_string()),
-        Place::Helper(name) => format!("the credential helper '{}'", grus_core::refusal::printable(name)),
+        Place::File(file) => path(file),
+        Place::Helper(name) => format!("the credential helper '{}'", printable(name)),
     }
+}
+
+fn path(file: &Path) -> String {
+    printable(&file.display().to_string())
 }

@@ -19,7 +19,7 @@ use crate::image::{Identity, Image, Layer};
 use crate::oci::Config;
 use crate::output;
 use crate::progress::{Progress, Style};
-use crate::registry::{address, Client, Held, Progress as Watch, Resolved};
+use crate::registry::{address, must_fit, Client, Held, Progress as Watch, Resolved};
 use crate::repository::{Keep, Kept, Start};
 use crate::reuse::Found;
 use crate::signature::Judge;
@@ -152,7 +152,10 @@ impl<'a> Pull<'a> {
     /// The image that the tag already names, if the registry still says the same: one request, or none for a
     /// digest.
     fn unchanged(&self, target: &mut Target, client: &Client) -> Result<Option<Made>, Failure> {
-        if let Some(digest) = self.remote.digest.as_ref().filter(|d| target.repository.has(d).is_some()) {
+        let found = self.remote.digest.as_ref().and_then(|d| Some((d, target.repository.has(d)?)));
+        if let Some((digest, meta)) = found {
+            // A digest may be another platform's; the registry, which would refuse it, is not asked.
+            must_fit(&meta.platform, &target.platform, &self.remote.familiar())?;
             return target.obtain(digest, "pulled", || removed(&self.local)).map(Some);
         }
         let Some(tag) = target.repository.tag(&self.local, &target.platform) else { return Ok(None) };

@@ -1,8 +1,13 @@
 //! Options and output that pull and import have in common.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::builder::{StringValueParser, TypedValueParser};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, FromArgMatches};
 use grus_core::digest::Digest;
 use grus_core::image::ImageMeta;
 use grus_core::platform::Platform;
@@ -27,10 +32,8 @@ pub struct Making {
     /// Take the image for this platform, for example linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform())]
     pub platform: Option<Platform>,
-    /// How the image is compressed: zstd (fast to start, the default), lz4 (fastest to read, larger),
-    /// gzip (for kernels before 4.14); zstd:1 to zstd:22 and gzip:1 to gzip:9 choose a level
-    #[arg(long, value_name = "METHOD[:LEVEL]", value_parser = compression(), default_value = "zstd:1")]
-    pub compression: Compression,
+    #[command(flatten)]
+    packing: Packing,
     /// Print the digest only
     #[arg(long, short)]
     pub quiet: bool,
@@ -55,11 +58,14 @@ impl Making {
 
     /// Settings of the conversion.
     pub fn options(&self) -> Options {
-        Options { compression: self.compression, ..Options::default() }
+        Options { compression: self.packing.compression, ..Options::default() }
     }
 
     /// Reports an image that is in place.
     pub fn report(&self, made: &Made) -> Result<(), Failure> {
+        if let Some(note) = self.packing.not_had(made) {
+            output::warn(&note);
+        }
         if self.json {
             return output::json(made);
         }
@@ -83,6 +89,77 @@ impl Making {
             .iter()
             .map(|s| format!("signed as {} by the key {}\n", printable(&s.identity), printable(&s.key)));
         output::print(&(what + "\n" + &signed.collect::<String>()))
+    }
+}
+
+/// `--compression`, as clap reads it.
+#[derive(Debug, clap::Args)]
+struct PackingOption {
+    /// How the image is compressed: zstd (fast to start, the default), lz4 (fastest to read, larger),
+    /// gzip (for kernels before 4.14); zstd:1 to zstd:22 and gzip:1 to gzip:9 choose a level
+    #[arg(long, value_name = "METHOD[:LEVEL]", value_parser = compression(), default_value = "zstd:1")]
+    compression: Compression,
+}
+
+/// The same, and whether the user asked for it.
+#[derive(Debug)]
+struct Packing {
+    compression: Compression,
+    asked: bool,
+}
+
+impl FromArgMatches for Packing {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let asked = matches.value_source("compression") == Some(ValueSource::CommandLine);
+        Ok(Self { compression: PackingOption::from_arg_matches(matches)?.compression, asked })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Packing {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        <PackingOption as clap::Args>::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        <PackingOption as clap::Args>::augment_args_for_update(command)
+    }
+}
+
+impl Packing {
+    /// What to say where a method was asked for, and the image was there already with another one.
+    fn not_had(&self, made: &Made) -> Option<String> {
+        let name = made.reference.familiar();
+        let remove = match made.status {
+            Status::Made(_) => return None,
+            Status::UpToDate => format!("grus rmi {name}"),
+            // Without its name it would stay by the other ones.
+            Status::Tagged => format!("grus rmi --force {}", made.digest),
+        };
+        let wanted = match self.compression {
+            Compression::Zstd { .. } => "zstd",
+            Compression::Lz4 => "lz4",
+            Compression::Gzip { .. } => "gzip",
+        };
+        let kept = method_of(Path::new(&made.path)).filter(|kept| self.asked && *kept != wanted)?;
+        Some(format!("{name} is kept as {kept}; to have it as {wanted}: {remove}, and run this again"))
+    }
+}
+
+/// How a SquashFS file is compressed (kernel: fs/squashfs/squashfs_fs.h); None if it cannot be read or is unknown.
+fn method_of(image: &Path) -> Option<&'static str> {
+    let mut head = [0; 22];
+    File::open(image).ok()?.read_exact(&mut head).ok()?;
+    match u16::from_le_bytes([head[20], head[21]]) {
+        1 => Some("gzip"),
+        4 => Some("xz"),
+        5 => Some("lz4"),
+        6 => Some("zstd"),
+        _ => None,
     }
 }
 

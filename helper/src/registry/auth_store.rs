@@ -11,7 +11,7 @@ use base64::Engine;
 use serde_json::{Map, Value};
 
 use super::credential_helper;
-use super::credentials::{names_of, read, AuthFile, Stored, DOCKER_HUB_KEY};
+use super::credentials::{find, is_dockers, names_of, read, AuthFile, Stored};
 use super::error::{Kind, RegistryError};
 use super::secret::Secret;
 use super::settings::Paths;
@@ -38,8 +38,8 @@ pub fn store(
     }
     let file = target(paths, registry)?;
     let mut document = document(&file)?;
-    if let Some(name) = helper_of(&document, registry) {
-        let server = if registry == "docker.io" { DOCKER_HUB_KEY } else { registry };
+    if let Some((name, servers)) = helper_of(&document, registry) {
+        let server = servers.first().map_or(registry, String::as_str);
         credential_helper::store(&name, server, username, password, paths.helper_path.as_deref())?;
         return Ok(Place::Helper(name));
     }
@@ -58,10 +58,14 @@ pub fn erase(paths: &Paths, registry: &str) -> Result<Vec<Place>, RegistryError>
     let mut places = Vec::new();
     for file in paths.auth_files.iter().filter(|f| !is_dockers(f)) {
         let mut document = document(file)?;
-        if let Some(name) = helper_of(&document, registry) {
-            let server = if registry == "docker.io" { DOCKER_HUB_KEY } else { registry };
-            credential_helper::erase(&name, server, paths.helper_path.as_deref())?;
-            places.push(Place::Helper(name));
+        if let Some((name, servers)) = helper_of(&document, registry) {
+            let mut erased = false;
+            for server in &servers {
+                erased |= credential_helper::erase(&name, server, paths.helper_path.as_deref())?;
+            }
+            if erased {
+                places.push(Place::Helper(name));
+            }
         }
         let Some(Value::Object(auths)) = document.get_mut("auths") else { continue };
         let before = auths.len();
@@ -74,6 +78,17 @@ pub fn erase(paths: &Paths, registry: &str) -> Result<Vec<Place>, RegistryError>
         }
     }
     Ok(places)
+}
+
+/// The file of Docker's that has an account for `registry` still: pulls go on using it.
+pub fn left_to_docker(paths: &Paths, registry: &str) -> Result<Option<PathBuf>, RegistryError> {
+    for file in paths.auth_files.iter().filter(|f| is_dockers(f)) {
+        let only = Paths { auth_files: vec![file.clone()], ..paths.clone() };
+        if find(&only, registry, "")?.account.is_some() {
+            return Ok(Some(file.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// The first file that has `registry` itself already; else the first that survives a logout.
@@ -94,17 +109,13 @@ fn target(paths: &Paths, registry: &str) -> Result<PathBuf, RegistryError> {
     })
 }
 
-fn is_dockers(file: &Path) -> bool {
-    file.file_name().is_some_and(|n| n == "config.json")
-}
-
-/// The helper that keeps `registry`, by the rules of reading.
-fn helper_of(document: &Map<String, Value>, registry: &str) -> Option<String> {
+/// The helper that keeps `registry` and what it may know it as, the best first, by the rules of reading.
+fn helper_of(document: &Map<String, Value>, registry: &str) -> Option<(String, Vec<String>)> {
     let mut without_auths = document.clone();
     without_auths.remove("auths");
     let file: AuthFile = serde_json::from_value(Value::Object(without_auths)).ok()?;
     match file.lookup(registry, "") {
-        Ok(Some(Stored::Helper { name, .. })) => Some(name),
+        Ok(Some(Stored::Helper { name, servers })) => Some((name, servers)),
         _ => None,
     }
 }
@@ -145,7 +156,7 @@ fn write(file: &Path, document: &Map<String, Value>) -> Result<(), RegistryError
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::{find, Account};
+    use super::super::credentials::{Account, DOCKER_HUB_KEY};
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -163,9 +174,10 @@ mod tests {
         let mode = fs::metadata(&paths.auth_files[0]).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let account = Account::Password { username: "u".into(), password: Secret::new("p:w") };
-        assert_eq!(find(&paths, "a.example:5000", "x").expect("readable"), Some(account));
+        let found = |registry: &str| find(&paths, registry, "x").expect("readable").account;
+        assert_eq!(found("a.example:5000"), Some(account));
         assert_eq!(erase(&paths, "a.example:5000").expect("erased").len(), 1);
-        assert_eq!(find(&paths, "a.example:5000", "x").expect("readable"), None);
+        assert_eq!(found("a.example:5000"), None);
         assert_eq!(erase(&paths, "a.example:5000").expect("nothing to do"), []);
         assert_eq!(fs::read_dir(dir.path().join("containers")).expect("dir").count(), 1, "a left-over");
     }
@@ -196,16 +208,39 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let paths = paths(dir.path());
         let program = dir.path().join("docker-credential-keep");
-        fs::write(&program, "#!/bin/sh\ncat >\"$(dirname \"$0\")/$1\"\n").expect("write");
+        let script = "cd \"$(dirname \"$0\")\"
+            [ $1 = get ] || exec cat >$1
+            [ -e store ] && [ ! -e erase ] && [ \"$(cat)\" = https://index.docker.io/v1/ ] || {
+                echo credentials not found in native keychain
+                exit 1
+            }
+            cat store";
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("write");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
         fs::create_dir_all(dir.path().join("containers")).expect("dir");
         fs::write(&paths.auth_files[0], r#"{"credsStore":"keep"}"#).expect("write");
+        assert_eq!(erase(&paths, "docker.io").expect("nothing is there"), []);
         let place = store(&paths, "docker.io", "u", &Secret::new("hidden")).expect("stored");
         assert_eq!(place, Place::Helper("keep".into()));
         assert!(fs::read_to_string(dir.path().join("store")).expect("ran").contains(DOCKER_HUB_KEY));
         assert!(!fs::read_to_string(&paths.auth_files[0]).expect("there").contains("hidden"));
         assert_eq!(erase(&paths, "docker.io").expect("erased"), [Place::Helper("keep".into())]);
         assert_eq!(fs::read_to_string(dir.path().join("erase")).expect("ran"), DOCKER_HUB_KEY);
+        assert_eq!(erase(&paths, "docker.io").expect("nothing is there any more"), []);
+    }
+
+    #[test]
+    fn what_is_dockers_is_left_and_told() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let paths = paths(dir.path());
+        let file = &paths.auth_files[1];
+        fs::create_dir_all(file.parent().expect("parent")).expect("dir");
+        let text = r#"{"auths":{"a.example":{"auth":"dTpw"}},"credsStore":"nowhere"}"#;
+        fs::write(file, text).expect("write");
+        assert_eq!(erase(&paths, "a.example").expect("nothing of ours"), []);
+        assert_eq!(left_to_docker(&paths, "a.example").expect("readable"), Some(file.clone()));
+        assert_eq!(left_to_docker(&paths, "b.example").expect("its helper is not here"), None);
+        assert_eq!(fs::read_to_string(file).expect("there"), text);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn get(name: &str, server: &str, path: Option<&OsStr>) -> Result<Option<Acco
         // The protocol's word for "nothing stored" (credentials.ErrCredentialsNotFound).
         return match text.contains("credentials not found") {
             true => Ok(None),
-            false => Err(failed(name, "it ended with an error")),
+            false => Err(failed(name, &output.told("it ended with an error"))),
         };
     }
     let answer: Answer = serde_json::from_str(&text).map_err(|_| failed(name, "its answer is not JSON"))?;
@@ -59,15 +59,29 @@ pub fn store(
 ) -> Result<(), RegistryError> {
     let text = serde_json::json!({"ServerURL": server, "Username": username, "Secret": password.expose()});
     let text = Secret::new(text.to_string());
-    match run(name, "store", text.expose(), path)?.success {
+    let output = run(name, "store", text.expose(), path)?;
+    match output.success {
         true => Ok(()),
-        false => Err(failed(name, "it did not store the account")),
+        false => Err(failed(name, &output.told("it did not store the account"))),
     }
 }
 
-/// Makes a helper forget `server`. That it knew it is not asked.
-pub fn erase(name: &str, server: &str, path: Option<&OsStr>) -> Result<(), RegistryError> {
-    run(name, "erase", server, path).map(drop)
+/// Makes a helper forget `server`; false if it had no account for it.
+pub fn erase(name: &str, server: &str, path: Option<&OsStr>) -> Result<bool, RegistryError> {
+    // Helpers differ in what they answer to the erasing of what is not there.
+    if get(name, server, path)?.is_none() {
+        return Ok(false);
+    }
+    let output = run(name, "erase", server, path)?;
+    match output.success {
+        true => Ok(true),
+        false => Err(failed(name, &output.told("it did not remove the account"))),
+    }
+}
+
+/// Whether the helper's program is there.
+pub fn is_installed(name: &str, path: Option<&OsStr>) -> Result<bool, RegistryError> {
+    Ok(program(name, path)?.is_some())
 }
 
 struct Output {
@@ -75,8 +89,20 @@ struct Output {
     stdout: Vec<u8>,
 }
 
+impl Output {
+    /// `what` went wrong, and the helper's reason: the protocol has it on stdout.
+    fn told(&self, what: &str) -> String {
+        let text = String::from_utf8_lossy(&self.stdout);
+        match text.lines().map(str::trim).find(|line| !line.is_empty()) {
+            Some(line) => format!("{what}: {}", line.chars().take(200).collect::<String>()),
+            None => what.to_owned(),
+        }
+    }
+}
+
 fn run(name: &str, action: &str, input: &str, path: Option<&OsStr>) -> Result<Output, RegistryError> {
-    let program = program(name, path)?;
+    let missing = || failed(name, &format!("there is no {} in PATH", file_of(name)));
+    let program = program(name, path)?.ok_or_else(missing)?;
     let mut child = Command::new(program)
         .arg(action)
         .stdin(Stdio::piped())
@@ -109,21 +135,22 @@ fn run(name: &str, action: &str, input: &str, path: Option<&OsStr>) -> Result<Ou
     }
 }
 
-/// The first `docker-credential-NAME` in `PATH`; relative entries of `PATH` do not count.
-fn program(name: &str, path: Option<&OsStr>) -> Result<PathBuf, RegistryError> {
+fn file_of(name: &str) -> String {
+    format!("docker-credential-{name}")
+}
+
+/// The first `docker-credential-NAME` in `PATH`; relative entries of `PATH` do not count. None if there is none.
+fn program(name: &str, path: Option<&OsStr>) -> Result<Option<PathBuf>, RegistryError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
         return Err(failed(name, "that is not a name of a helper"));
     }
-    let file = format!("docker-credential-{name}");
     let path = path.map_or_else(|| std::env::var_os("PATH").unwrap_or_default(), OsStr::to_owned);
     let executable =
         |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    std::env::split_paths(&path)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(&file))
-        .find(executable)
-        .ok_or_else(|| failed(name, &format!("there is no {file} in PATH")))
+    let mut places =
+        std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(file_of(name)));
+    Ok(places.find(executable))
 }
 
 fn failed(name: &str, why: &str) -> RegistryError {
@@ -155,17 +182,45 @@ mod tests {
         helper(dir.path(), "token", "echo '{\"Username\":\"<token>\",\"Secret\":\"t\"}'");
         helper(dir.path(), "none", "echo 'credentials not found in native keychain'; exit 1");
         helper(dir.path(), "broken", "exit 3");
+        helper(dir.path(), "locked", "printf 'the keyring is \\033[1mlocked\\nsecond\\n'; exit 1");
         helper(dir.path(), "garbage", "echo '<html>'");
         let password = Account::Password { username: "u".into(), password: Secret::new("a.example-get") };
         assert_eq!(get("ok", "a.example\n", path).expect("works"), Some(password));
         assert_eq!(get("token", "a", path).expect("works"), Some(Account::Identity(Secret::new("t"))));
         assert_eq!(get("none", "a", path).expect("works"), None);
-        for (bad, word) in
-            [("broken", "error"), ("garbage", "JSON"), ("absent", "PATH"), ("../x", "name"), ("", "name")]
-        {
+        for (bad, word) in [
+            ("broken", "error"),
+            ("locked", "an error: the keyring is \\x1b[1mlocked"),
+            ("garbage", "JSON"),
+            ("absent", "PATH"),
+            ("../x", "name"),
+            ("", "name"),
+        ] {
             let error = get(bad, "a", path).expect_err(bad);
             assert!(error.kind == Kind::Site && error.what.contains(word), "{error}");
+            assert!(!error.what.contains("second"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_helper_does_not_have_is_not_erased() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = Some(dir.path().as_os_str());
+        let has = "echo '{\"Username\":\"u\",\"Secret\":\"p\"}'";
+        helper(dir.path(), "full", has);
+        helper(
+            dir.path(),
+            "empty",
+            "[ $1 = get ] && echo 'credentials not found in native keychain'; exit 1",
+        );
+        helper(dir.path(), "stuck", &format!("[ $1 = get ] && {has} && exit; echo 'read only'; exit 1"));
+        assert_eq!(erase("full", "a", path), Ok(true));
+        assert_eq!(erase("empty", "a", path), Ok(false));
+        let error = erase("stuck", "a", path).expect_err("kept");
+        assert!(error.what.ends_with("it did not remove the account: read only"), "{error}");
+        assert!(
+            is_installed("full", path).expect("a name") && !is_installed("absent", path).expect("a name")
+        );
     }
 
     #[test]

@@ -173,8 +173,21 @@ impl Entry {
     }
 }
 
+/// What there is of an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The account.
+    pub account: Option<Account>,
+    /// Why one may have been missed: matters only to a registry that wants one.
+    pub missed: Option<String>,
+}
+
 /// The account stored for `registry/repository`, if there is one. Reads files and may run a helper.
-pub fn find(paths: &Paths, registry: &str, repository: &str) -> Result<Option<Account>, RegistryError> {
+///
+/// A helper that Docker's file names need not be here: such files are copied, or come with Docker Desktop, and a
+/// public image needs no account.
+pub fn find(paths: &Paths, registry: &str, repository: &str) -> Result<Found, RegistryError> {
+    let (mut missed, helper_path) = (None, paths.helper_path.as_deref());
     for path in &paths.auth_files {
         let Some(text) = read(path)? else { continue };
         let wrong = |why: String| {
@@ -183,20 +196,31 @@ pub fn find(paths: &Paths, registry: &str, repository: &str) -> Result<Option<Ac
         };
         let found = AuthFile::parse(text.expose().as_bytes()).map_err(wrong)?;
         match found.lookup(registry, repository).map_err(wrong)? {
-            Some(Stored::Here(account)) => return Ok(Some(account)),
+            Some(Stored::Here(account)) => return Ok(Found { account: Some(account), missed: None }),
+            Some(Stored::Helper { name, .. })
+                if is_dockers(path) && !credential_helper::is_installed(&name, helper_path)? =>
+            {
+                missed = Some(format!(
+                    "{} keeps accounts in the credential helper '{name}', which is not installed here",
+                    path.display()
+                ));
+            }
             Some(Stored::Helper { name, servers }) => {
                 for server in &servers {
-                    if let Some(account) =
-                        credential_helper::get(&name, server, paths.helper_path.as_deref())?
-                    {
-                        return Ok(Some(account));
+                    if let Some(account) = credential_helper::get(&name, server, helper_path)? {
+                        return Ok(Found { account: Some(account), missed: None });
                     }
                 }
             }
             None => {}
         }
     }
-    Ok(None)
+    Ok(Found { account: None, missed })
+}
+
+/// Whether a file of accounts is Docker's config.json, and not one of Podman's.
+pub(super) fn is_dockers(file: &Path) -> bool {
+    file.file_name().is_some_and(|n| n == "config.json")
 }
 
 /// The text of a file of accounts; None if there is none.

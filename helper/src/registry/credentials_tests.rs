@@ -97,7 +97,32 @@ fn files_are_asked_in_order_and_a_broken_one_is_named() {
     fs::write(&second, "{ broken").expect("write");
     let paths = Paths { auth_files: vec![none, empty, first, second], ..Paths::default() };
     let found = find(&paths, "a.example", "x").expect("before the broken one");
-    assert_eq!(found.map(Stored::Here), password("u", "p"));
+    assert_eq!(found.account.map(Stored::Here), password("u", "p"));
     let error = find(&paths, "b.example", "x").expect_err("broken");
     assert!(error.kind == Kind::Site && error.what.contains("second"), "{error}");
+}
+
+#[test]
+fn a_helper_of_dockers_that_is_not_here_is_remembered_and_no_error() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let [podmans, dockers] = ["auth.json", "config.json"].map(|n| dir.path().join(n));
+    for text in [r#"{"credsStore":"absent"}"#, r#"{"credHelpers":{"a.example":"absent"}}"#] {
+        fs::write(&dockers, text).expect("write");
+        let mut paths = Paths {
+            auth_files: vec![dockers.clone()],
+            helper_path: Some(dir.path().into()),
+            ..Paths::default()
+        };
+        let found = find(&paths, "a.example", "x").expect("no account");
+        let missed = found.missed.expect("why");
+        assert!(found.account.is_none() && missed.contains("'absent', which is not installed"), "{missed}");
+        // Whoever set one up for Podman wants it used.
+        fs::write(&podmans, text).expect("write");
+        paths.auth_files.insert(0, podmans.clone());
+        let error = find(&paths, "a.example", "x").expect_err("Podman's file");
+        assert!(error.what.contains("there is no docker-credential-absent in PATH"), "{error}");
+        fs::write(&podmans, r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#).expect("write");
+        let found = find(&paths, "a.example", "x").expect("Podman's account");
+        assert!(found.account.is_some() && found.missed.is_none());
+    }
 }

@@ -51,6 +51,13 @@ impl RegistryError {
         self
     }
 
+    /// Adds to the way out it has.
+    #[must_use]
+    pub fn also(self, more: &str) -> Self {
+        let both = self.hint.as_ref().map(|hint| format!("{hint}; {more}"));
+        self.hint(both.as_deref().unwrap_or(more))
+    }
+
     /// The way out that is told: its own, or the one that is right for all of its kind.
     pub fn way_out(&self) -> Option<&str> {
         let usual = match self.kind {

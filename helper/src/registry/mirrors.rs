@@ -50,7 +50,7 @@ impl Registries {
     /// Adds the text of a file; a table for the same prefix replaces the earlier one.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         let file: File = toml::from_str(text).map_err(|e| e.message().to_owned())?;
-        for registry in file.registry {
+        for registry in file.registry.into_iter().map(Registry::plain) {
             if registry.key().is_empty() {
                 return Err("a [[registry]] has neither prefix nor location".into());
             }
@@ -66,16 +66,9 @@ impl Registries {
     /// Where to get `reference` from, in order.
     pub fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, RegistryError> {
         let name = reference.name();
-        let matching = self.0.iter().filter_map(|r| Some((r.matched(&name)?, r)));
-        // The longest match decides, as the man page says.
-        let Some((matched, registry)) = matching.max_by_key(|(len, _)| *len) else {
+        let Some((matched, registry)) = self.table(&name)? else {
             return Ok(vec![Endpoint::of(reference)]);
         };
-        if registry.blocked {
-            let what = format!("{} is blocked by registries.conf", registry.key());
-            return Err(RegistryError::new(Kind::Refused, what)
-                .hint("the administrator decided so; ask for another source"));
-        }
         let by_digest = reference.digest.is_some();
         let rest = &name[matched..];
         let mut endpoints = Vec::new();
@@ -96,9 +89,43 @@ impl Registries {
         endpoints.push(endpoint(&location, registry.insecure, false)?);
         Ok(endpoints)
     }
+
+    /// The API of `registry` itself, which a login asks: its account is for no mirror.
+    pub fn api(&self, registry: &str) -> Result<Endpoint, RegistryError> {
+        let table = self.table(registry)?.map(|(_, table)| table);
+        // A table that leads elsewhere speaks of that place: a password must not go to this one unverified.
+        let here = |table: &&Registry| {
+            table.location.is_empty() || table.location.split('/').next() == Some(registry)
+        };
+        let insecure = table.filter(here).is_some_and(|table| table.insecure);
+        Ok(Endpoint { insecure, ..Endpoint::api(registry) })
+    }
+
+    /// The table for `name` (`host/path`), and how much of the name it matches; refused where it is blocked.
+    fn table(&self, name: &str) -> Result<Option<(usize, &Registry)>, RegistryError> {
+        let matching = self.0.iter().filter_map(|r| Some((r.matched(name)?, r)));
+        // The longest match decides, as the man page says.
+        match matching.max_by_key(|(len, _)| *len) {
+            Some((_, registry)) if registry.blocked => {
+                let what = format!("{} is blocked by registries.conf", registry.key());
+                Err(RegistryError::new(Kind::Refused, what)
+                    .hint("the administrator decided so; ask for another source"))
+            }
+            found => Ok(found),
+        }
+    }
 }
 
 impl Registry {
+    /// Without slashes at the ends of its places, as Podman reads them: a block must not miss for one.
+    fn plain(mut self) -> Self {
+        let mirrors = self.mirror.iter_mut().map(|m| &mut m.location);
+        for place in mirrors.chain([&mut self.prefix, &mut self.location]) {
+            place.truncate(place.trim_end_matches('/').len());
+        }
+        self
+    }
+
     fn key(&self) -> &str {
         if self.prefix.is_empty() {
             &self.location
@@ -226,6 +253,36 @@ mod tests {
         assert_eq!(places("bad.example/x"), ["Refused"]);
         assert_eq!(places("pinned.example/x"), ["pinned.example/x"]);
         assert_eq!(places(&format!("pinned.example/x{digest}")), ["pins.example/x", "pinned.example/x"]);
+    }
+
+    #[test]
+    fn a_slash_at_the_end_means_nothing() {
+        let mut registries = Registries::default();
+        let text = "[[registry]]\nprefix = 'bad.example/'\nblocked = true\n\
+                    [[registry]]\nprefix = 'a.example/team/'\nlocation = 'b.example//'\n\
+                    [[registry.mirror]]\nlocation = 'm.example/copy/'";
+        registries.add(text).expect("well formed");
+        let places = |name: &str| registries.endpoints(&Reference::parse(name).expect("static"));
+        assert_eq!(places("bad.example/x").expect_err("blocked").kind, Kind::Refused);
+        let found = places("a.example/team/app").expect("two places");
+        let found: Vec<String> = found.iter().map(|e| format!("{}/{}", e.registry, e.repository)).collect();
+        assert_eq!(found, ["m.example/copy/app", "b.example/app"]);
+        assert!(registries.add("[[registry]]\nlocation = '/'").is_err(), "that is no place");
+    }
+
+    #[test]
+    fn a_login_asks_the_registry_as_its_table_says() {
+        let mut registries = Registries::default();
+        registries.add(CONF).expect("well formed");
+        let moved = "[[registry]]\nprefix = 'old.example'\nlocation = 'new.example'\ninsecure = true";
+        registries.add(moved).expect("well formed");
+        let insecure = |registry: &str| registries.api(registry).expect("not blocked").insecure;
+        assert!(insecure("a.internal.example:444"));
+        // Insecure is the place it leads to; the mirror of Docker Hub is, not the Hub.
+        assert!(!insecure("old.example") && !insecure("docker.io") && !insecure("unknown.example"));
+        assert_eq!(registries.api("docker.io").expect("not blocked"), Endpoint::api("docker.io"));
+        let error = registries.api("bad.example").expect_err("blocked");
+        assert!(error.kind == Kind::Refused && error.what.contains("blocked"), "{error}");
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub use attached::{Attached, MAX_SIGNATURE, MAX_SIGNATURES};
 pub use error::{Kind, RegistryError};
 pub use file::{address, WebFile};
 pub use layer_stream::Held;
+pub use platform_choice::must_fit;
 pub use secret::Secret;
 pub use settings::{Login, Paths, Settings};
 
@@ -269,7 +270,8 @@ impl Client {
 
     /// Whether the registry accepts the account of [`Settings::login`] (or the stored one): for `grus login`.
     pub fn check_login(&self, registry: &str) -> Result<(), RegistryError> {
-        let (transport, endpoint) = (self.transport.clone(), Endpoint::api(registry));
+        let endpoint = mirrors::load(&self.transport.settings.paths)?.api(registry)?;
+        let transport = self.transport.clone();
         self.run(async move { resolve::knock(&transport, &endpoint).await })
     }
 

@@ -80,11 +80,16 @@ fn absent(known: &[(&Descriptor, Platform)], wanted: &Platform, on: &str) -> Reg
 /// the platform it says; `wanted` where it says none.
 pub fn check(said: &RawPlatform, wanted: &Platform, on: &str) -> Result<Platform, RegistryError> {
     let Some(platform) = said.known() else { return Ok(wanted.clone()) };
+    must_fit(&platform, wanted, on).map(|()| platform)
+}
+
+/// Refuses an image for `platform` where that is not what `wanted` takes.
+pub fn must_fit(platform: &Platform, wanted: &Platform, on: &str) -> Result<(), RegistryError> {
     let same = platform.os == wanted.os
         && platform.architecture == wanted.architecture
         && acceptable(wanted).contains(&platform.variant.as_deref());
     match same {
-        true => Ok(platform),
+        true => Ok(()),
         false => Err(RegistryError::new(Kind::Refused, format!("{on} is for {platform}, not for {wanted}"))
             .hint(format!("to fetch it all the same: --platform {platform}"))),
     }

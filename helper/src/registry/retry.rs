@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::error::RegistryError;
 
 /// Longest pause between two attempts. A server that wants more is waited for this long.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// Longest pause of our own back-off.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 
@@ -45,7 +45,7 @@ pub struct Backoff {
     failures: u32,
     most: u32,
     most_unreached: u32,
-    longest: Duration,
+    patience: Duration,
     first: Duration,
 }
 
@@ -57,13 +57,13 @@ const FIRST_WAIT: Duration = Duration::from_secs(20);
 impl Backoff {
     /// Gives up after `most` retries in a row; the first pause is about `first`.
     pub fn new(most: u32, first: Duration) -> Self {
-        Self { failures: 0, most, most_unreached: most, longest: LONGEST_WAIT, first }
+        Self { failures: 0, most, most_unreached: most, patience: Duration::MAX, first }
     }
 
     /// For the first requests to a registry, which may not exist.
     #[must_use]
     pub fn first_contact(self) -> Self {
-        Self { most_unreached: self.most.min(FIRST_CONTACTS), longest: FIRST_WAIT, ..self }
+        Self { most_unreached: self.most.min(FIRST_CONTACTS), patience: FIRST_WAIT, ..self }
     }
 
     /// Something was gained since: counts from zero again.
@@ -79,8 +79,8 @@ impl Backoff {
             return Err(failure.error);
         }
         if let Again::After(asked) = again {
-            if asked > self.longest {
-                return Err(failure.error.hint(format!("the registry asks to wait {} s", asked.as_secs())));
+            if asked > self.patience {
+                return Err(failure.error.also(&format!("the registry asks to wait {}", shown(asked))));
             }
         }
         let backoff = self.first.saturating_mul(1 << self.failures.min(16)).min(LONGEST_BACKOFF);
@@ -88,9 +88,18 @@ impl Backoff {
         // Half fixed, half random: clients that failed together do not come back together.
         let jittered = backoff / 2 + backoff.mul_f64(random() / 2.0);
         Ok(match again {
-            Again::After(asked) => asked + backoff.mul_f64(random() / 2.0),
+            Again::After(asked) => asked.min(LONGEST_WAIT) + backoff.mul_f64(random() / 2.0),
             _ => jittered,
         })
+    }
+}
+
+/// A time as people say it, rounded up.
+fn shown(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s.div_ceil(60)),
+        s => format!("{} h", s.div_ceil(3600)),
     }
 }
 
@@ -104,11 +113,11 @@ fn random() -> f64 {
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)).min(LONGEST_WAIT));
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
     let at = http_date(value)?;
     let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
-    Some(Duration::from_secs(at.saturating_sub(now)).min(LONGEST_WAIT))
+    Some(Duration::from_secs(at.saturating_sub(now)))
 }
 
 /// Seconds since 1970 of an IMF-fixdate, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, 5.6.7). The two
@@ -139,15 +148,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_seconds_or_a_date_and_never_too_long() {
+    fn retry_after_is_seconds_or_a_date() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
         for (text, seconds) in [
             ("0", Some(0)),
             (" 7 ", Some(7)),
-            ("999999999999999999999999", Some(120)),
+            ("999999999999999999999999", Some(u64::MAX)),
             ("Sun, 06 Nov 1994 08:49:40 GMT", Some(3)),
             ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
-            ("Sun, 06 Nov 2094 08:49:00 GMT", Some(120)),
+            ("Sun, 06 Nov 2094 08:49:00 GMT", Some(3_155_759_963)),
             ("", None),
             ("-1", None),
             ("soon", None),
@@ -168,6 +177,8 @@ mod tests {
         backoff.progressed();
         let asked = Duration::from_secs(9);
         assert!(backoff.pause(failure(Again::After(asked))).is_ok_and(|p| p >= asked));
+        let longer = backoff.pause(failure(Again::After(Duration::MAX))).expect("no first contact");
+        assert!((LONGEST_WAIT..2 * LONGEST_WAIT).contains(&longer), "{longer:?}");
         assert!(backoff.pause(failure(Again::Never)).is_err());
         let mut first = Backoff::new(9, Duration::ZERO).first_contact();
         let error =
@@ -177,5 +188,18 @@ mod tests {
             first.pause(failure(Again::Unreached)).is_ok() && first.pause(failure(Again::Unreached)).is_ok()
         );
         assert!(first.pause(failure(Again::Unreached)).is_err());
+    }
+
+    #[test]
+    fn a_long_wait_is_told_as_it_is_and_beside_the_better_way_out() {
+        let said = |asked: u64| {
+            let error = RegistryError::new(Kind::Unavailable, "limited").hint("run 'grus login'");
+            let failure = Failure { error, again: Again::After(Duration::from_secs(asked)) };
+            let mut first = Backoff::new(9, Duration::ZERO).first_contact();
+            first.pause(failure).expect_err("too long unseen").hint.unwrap_or_default()
+        };
+        assert_eq!(said(119), "run 'grus login'; the registry asks to wait 119 s");
+        assert!(said(121).ends_with("asks to wait 3 min") && said(21_000).ends_with("asks to wait 6 h"));
+        assert!(said(u64::MAX).contains("asks to wait"));
     }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::answer;
 use super::challenge::Challenge;
-use super::credentials::{self, Account};
+use super::credentials::{self, Account, Found};
 use super::endpoint::{host_of, shown, Endpoint};
 use super::error::{Kind, RegistryError};
 use super::retry::{Again, Failure};
@@ -41,6 +41,8 @@ struct Held {
     until: Option<Instant>,
     challenges: Vec<Challenge>,
     account: bool,
+    /// See [`Found::missed`].
+    missed: Option<String>,
 }
 
 impl Tokens {
@@ -59,6 +61,11 @@ impl Tokens {
         self.get(endpoint).is_some_and(|h| h.account)
     }
 
+    /// A refusal of `endpoint`, with what may have kept its account from being found.
+    pub fn explained(&self, endpoint: &Endpoint, failure: Failure) -> Failure {
+        explained(failure, self.get(endpoint).and_then(|h| h.missed).as_deref())
+    }
+
     /// Answers `challenges`, given to a request that carried `used`.
     pub async fn renew(
         &self,
@@ -71,29 +78,17 @@ impl Tokens {
         if self.get(endpoint).is_some_and(|held| held.header.is_some() && held.header != used) {
             return Ok(());
         }
-        let account = find_account(to, endpoint).await?;
+        let Found { account, missed } = find_account(to, endpoint).await?;
         let with_account = account.is_some();
-        let bearer = challenges.iter().find(|c| matches!(c, Challenge::Bearer { .. }));
-        let (header, until) = match (bearer, account) {
-            (Some(Challenge::Bearer { .. }), Some(Account::Bearer(token))) => {
-                (bearer_header(token.expose())?, None)
-            }
-            (Some(challenge), account) => {
-                let token = fetch(to, endpoint, challenge, account.as_ref()).await?;
-                let life = token.expires_in.unwrap_or(DEFAULT_LIFE).clamp(1, 86_400);
-                // Renewed a little early: it must not expire on its way.
-                let until = Instant::now() + Duration::from_secs(life).mul_f32(0.9);
-                (bearer_header(token.text().expose())?, Some(until))
-            }
-            (None, Some(Account::Password { username, password }))
-                if challenges.contains(&Challenge::Basic) =>
-            {
-                (basic_header(&username, &password)?, None)
-            }
-            (None, _) => return Err(no_answer(endpoint, challenges).into()),
+        let answer = answer_to(to, endpoint, challenges, account).await;
+        let (header, until) = answer.map_err(|failure| explained(failure, missed.as_deref()))?;
+        let held = Held {
+            header: Some(header),
+            until,
+            challenges: challenges.to_vec(),
+            account: with_account,
+            missed,
         };
-        let held =
-            Held { header: Some(header), until, challenges: challenges.to_vec(), account: with_account };
         lock(&self.held).insert(key(endpoint), held);
         Ok(())
     }
@@ -105,6 +100,41 @@ impl Tokens {
 
 fn key(endpoint: &Endpoint) -> (String, String) {
     (endpoint.registry.clone(), endpoint.repository.clone())
+}
+
+/// The answer to `challenges`, and until when it is good.
+async fn answer_to(
+    to: &Transport,
+    endpoint: &Endpoint,
+    challenges: &[Challenge],
+    account: Option<Account>,
+) -> Result<(HeaderValue, Option<Instant>), Failure> {
+    let bearer = challenges.iter().find(|c| matches!(c, Challenge::Bearer { .. }));
+    Ok(match (bearer, account) {
+        (Some(Challenge::Bearer { .. }), Some(Account::Bearer(token))) => {
+            (bearer_header(token.expose())?, None)
+        }
+        (Some(challenge), account) => {
+            let token = fetch(to, endpoint, challenge, account.as_ref()).await?;
+            let life = token.expires_in.unwrap_or(DEFAULT_LIFE).clamp(1, 86_400);
+            // Renewed a little early: it must not expire on its way.
+            let until = Instant::now() + Duration::from_secs(life).mul_f32(0.9);
+            (bearer_header(token.text().expose())?, Some(until))
+        }
+        (None, Some(Account::Password { username, password })) if challenges.contains(&Challenge::Basic) => {
+            (basic_header(&username, &password)?, None)
+        }
+        (None, _) => return Err(no_answer(endpoint, challenges).into()),
+    })
+}
+
+fn explained(failure: Failure, missed: Option<&str>) -> Failure {
+    match missed {
+        Some(why) if failure.error.kind == Kind::Auth => {
+            Failure { error: failure.error.also(why), again: failure.again }
+        }
+        _ => failure,
+    }
 }
 
 fn no_answer(endpoint: &Endpoint, challenges: &[Challenge]) -> RegistryError {
@@ -121,10 +151,10 @@ fn no_answer(endpoint: &Endpoint, challenges: &[Challenge]) -> RegistryError {
     }
 }
 
-async fn find_account(to: &Transport, endpoint: &Endpoint) -> Result<Option<Account>, Failure> {
+async fn find_account(to: &Transport, endpoint: &Endpoint) -> Result<Found, Failure> {
     if let Some(login) = to.settings.login.as_ref().filter(|l| l.registry == endpoint.registry) {
         let (username, password) = (login.username.clone(), login.password.clone());
-        return Ok(Some(Account::Password { username, password }));
+        return Ok(Found { account: Some(Account::Password { username, password }), missed: None });
     }
     let (paths, registry, repository) =
         (to.settings.paths.clone(), endpoint.registry.clone(), endpoint.repository.clone());

@@ -249,7 +249,8 @@ impl Transport {
         let wait = asked.and_then(|v| retry_after(v, SystemTime::now()));
         let body = self.body(&mut response, answer::LONGEST_ERROR).await.unwrap_or_default();
         let account = self.tokens.has_account(call.endpoint);
-        answer::refused(call, url, status, wait, &answer::message(&body), account, foreign)
+        let failure = answer::refused(call, url, status, wait, &answer::message(&body), account, foreign);
+        self.tokens.explained(call.endpoint, failure)
     }
 
     /// At most `most` bytes of a body; Err where it is longer or breaks off.

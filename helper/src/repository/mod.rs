@@ -1,4 +1,4 @@
-//! Owns the write side of an image repository (DESIGN D7; its layout is in [`grus_core::repository`]).
+//! Owns the write side of an image repository (its layout is in [`grus_core::repository`]).
 //!
 //! Correct without locks, also on NFS and Lustre: an image, then its tag, appears by rename, whole or not at
 //! all. A lock is only taken to spare double work, and its failure changes nothing.

@@ -68,11 +68,8 @@ impl Repository {
         let _lock = Lock::take(&self.layout.tmp(), digest, |waited| waited < LOCK_WAIT);
         let image = self.layout.image(digest);
         let hidden = self.hide(&image)?;
-        if self.is_tagged(digest)? {
-            return match hidden {
-                Some(hidden) => fs::rename(&hidden, &image).map_err(|e| Failure::io("restore", &image, &e)),
-                None => Ok(()),
-            };
+        if !is_to_go(self.is_tagged(digest), hidden.as_deref(), &image)? {
+            return Ok(());
         }
         remove(&self.layout.layer_index(digest))?;
         remove(&self.layout.facts(digest))?;
@@ -144,6 +141,15 @@ impl Repository {
     }
 }
 
+/// Whether a hidden image is to be removed: it comes back where a tag points to it, and where nobody could tell. A
+/// sweep would take what stays hidden.
+fn is_to_go(tagged: Result<bool, Failure>, hidden: Option<&Path>, image: &Path) -> Result<bool, Failure> {
+    if let (Some(hidden), Ok(true) | Err(_)) = (hidden, &tagged) {
+        fs::rename(hidden, image).map_err(|e| Failure::io("restore", image, &e))?;
+    }
+    tagged.map(|tagged| !tagged)
+}
+
 /// Whether a file was written longer ago than this.
 fn older(path: &Path, than: Duration) -> bool {
     let written = fs::metadata(path).and_then(|m| m.modified());
@@ -160,5 +166,27 @@ fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::io("remove", path, &e)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_image_goes_only_where_surely_no_tag_points_to_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (hidden, image) = (dir.path().join("x.removed.part"), dir.path().join("x.squashfs"));
+        let judge = |tagged| {
+            let _ = fs::remove_file(&image);
+            fs::write(&hidden, "x").expect("write");
+            (is_to_go(tagged, Some(&hidden), &image), image.exists())
+        };
+        assert!(matches!(judge(Ok(false)), (Ok(true), false)));
+        assert!(matches!(judge(Ok(true)), (Ok(false), true)));
+        let unread = || Failure::io("read", dir.path(), &io::Error::from_raw_os_error(5));
+        assert!(matches!(judge(Err(unread())), (Err(_), true)));
+        assert!(matches!(is_to_go(Ok(false), None, &image), Ok(true)), "no image, only what is beside it");
+        assert!(is_to_go(Err(unread()), None, &image).is_err());
     }
 }

@@ -165,6 +165,36 @@ fn a_layout_of_several_tags_and_platforms_is_chosen_from() {
 }
 
 #[test]
+fn one_image_under_two_names_is_no_choice() {
+    let lab = Lab::new();
+    let mut layout = Layout::new(lab.path("layout"));
+    let image = layout.image(&[base_layer()], arch());
+    layout.add(image.clone(), Some("one"), None);
+    layout.add(image.clone(), Some("two"), None);
+    layout.finish();
+    assert_eq!(imported(&lab, &["layout", "app:three"])["digest"], image["digest"]);
+    assert_eq!(imported(&lab, &["layout", "app:2", "--select", "two"])["digest"], image["digest"]);
+    lab.run(["import", "layout", "app", "--select", "no"]).refused(2, "has no image named no");
+}
+
+#[test]
+fn a_root_file_system_may_have_more_files_than_any_archive_of_images() {
+    let lab = Lab::new();
+    let mut members = vec![("NGC-DL-CONTAINER-LICENSE".to_owned(), b"a licence".to_vec())];
+    members.extend((0..100_001).map(|n| (format!("opt/{}/{n}", n / 1000), vec![])));
+    fs::write(lab.path("rootfs.tar"), tar_members(&members)).expect("write");
+    let made = imported(&lab, &["rootfs.tar", "app"]);
+    let file = fs::File::open(lab.path("rootfs.tar")).expect("the tar");
+    let piped = lab.command(["import", "-q", "-", "piped"]).stdin(file).output().expect("grus runs");
+    let piped = crate::support::Output::of(piped).ok();
+    assert_eq!(piped.out.trim(), made["digest"]);
+    members.insert(1, ("manifest.json".to_owned(), b"[]".to_vec()));
+    fs::write(lab.path("odd.tar"), tar_members(&members)).expect("write");
+    lab.run(["import", "odd.tar", "odd"]).refused(65, "it has more than 100000 members");
+    lab.assert_sound();
+}
+
+#[test]
 fn a_bare_root_file_system_is_an_image() {
     let lab = Lab::new();
     let tar = base_layer();
@@ -222,6 +252,25 @@ fn compression_is_the_users_choice() {
         assert!(text.contains(&format!("Compression {shown}")), "{text}");
         let _ = lab.run(["rmi", &format!("app:{n}")]).ok();
     }
+}
+
+#[test]
+fn a_compression_that_is_not_had_is_told() {
+    let lab = Lab::new();
+    let (_, digest) = simple_layout(lab.path("layout"));
+    imported(&lab, &["layout", "app"]);
+    let again = |name: &str, more: &[&str]| lab.run(["import", "layout", name].iter().chain(more)).ok().err;
+    let said = again("app", &["--compression", "gzip"]);
+    let way = "grus rmi app:latest, and run this again";
+    assert!(said.contains(&format!("app:latest is kept as zstd; to have it as gzip: {way}")), "{said}");
+    let said = again("other", &["-q", "--compression", "lz4"]);
+    assert!(said.contains("kept as zstd") && said.contains(&format!("rmi --force {digest}")), "{said}");
+    for same in [vec![], vec!["--compression", "zstd"], vec!["--compression", "zstd:19"]] {
+        assert!(!again("app", &same).contains("kept as"), "{same:?}");
+    }
+    let _ = lab.run(["rmi", "--force", &digest]).ok();
+    assert!(!again("app", &["--compression", "gzip"]).contains("kept as"), "it is made anew");
+    assert!(again("app", &["--compression", "zstd:1"]).contains("kept as gzip; to have it as zstd"));
 }
 
 #[test]

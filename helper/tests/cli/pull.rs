@@ -136,6 +136,23 @@ fn an_index_is_found_again_by_its_own_digest() {
 }
 
 #[test]
+fn a_digest_that_is_here_is_checked_for_its_platform() {
+    let lab = Lab::new();
+    let (dir, digest) = simple_layout(lab.path("layout"));
+    let _ = lab.run(["import", "-q", &dir.display().to_string(), "app"]).ok();
+    // Nobody answers there: a digest that is here needs no registry.
+    let pinned = format!("127.0.0.1:1/app@{digest}");
+    let said = lab.run(["pull", "--platform", "linux/riscv64", &pinned]);
+    let said = said.refused(65, &format!("is for linux/{}, not for linux/riscv64", arch()));
+    assert!(said.contains(&format!("--platform linux/{}", arch())), "{said}");
+    assert!(!lab.run(["images"]).ok().out.contains("127.0.0.1"), "nothing got the name");
+    assert_eq!(lab.run(["pull", "-q", &pinned]).ok().out.trim(), digest);
+    let said = lab.run(["pull", "--compression", "lz4", &pinned]).ok();
+    assert!(said.err.contains("is kept as zstd; to have it as lz4: grus rmi "), "{said:?}");
+    lab.assert_sound();
+}
+
+#[test]
 fn what_the_registry_lacks_is_refused() {
     let lab = Lab::new();
     let Some(registry) = Registry::start(&lab) else { return };
@@ -194,6 +211,27 @@ fn a_login_needs_somebody_to_ask() {
     lab.pipe(["login", "127.0.0.1:1", "-u", "a", "--password-stdin"], b"").refused(2, "holds no password");
     lab.run(["login", "not a server", "-u", "a", "--password-stdin"]).refused(2, "is not a registry");
     lab.run(["login", "x.y", "--password-stdin"]).refused(2, "--username");
+}
+
+#[test]
+fn an_account_of_dockers_is_dockers_to_remove() {
+    let lab = Lab::new();
+    let auths =
+        r#"{"auths": {"x.example": {"auth": "dTpw"}, "https://index.docker.io/v1/": {"auth": "dTpw"}}}"#;
+    fs::create_dir(lab.path(".docker")).expect("directory");
+    fs::write(lab.path(".docker/config.json"), auths).expect("write");
+    let said = lab.run(["logout", "x.example"]).refused(2, "is Docker's, kept in ");
+    assert!(said.contains(".docker/config.json") && said.contains("'docker logout x.example'"), "{said}");
+    let said = lab.run(["logout"]).refused(2, "the account for docker.io is Docker's");
+    assert!(said.contains("'docker logout' removes it"), "{said}");
+    lab.run(["logout", "y.example"]).refused(2, "no account is kept for y.example");
+    // One of ours goes; the other is not forgotten to be told of.
+    fs::create_dir_all(lab.path(".config/containers")).expect("directory");
+    fs::write(lab.path(".config/containers/auth.json"), auths).expect("write");
+    let said = lab.run(["logout", "x.example"]).ok();
+    assert!(said.out.starts_with("Removed the account for x.example from "), "{said:?}");
+    assert!(said.err.contains("'docker logout x.example' removes it"), "{said:?}");
+    assert_eq!(fs::read_to_string(lab.path(".docker/config.json")).expect("there"), auths);
 }
 
 #[test]

@@ -74,6 +74,24 @@ fn basic_by_option_file_and_helper() {
 }
 
 #[test]
+fn a_helper_of_dockers_that_is_not_here_matters_to_private_images_only() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    fs::write(home.path().join("config.json"), r#"{"credsStore":"desktop"}"#).expect("write");
+    let stored = || Settings { paths: paths(home.path()), ..settings() };
+    let registry = bearer_registry(10_000, true, |_, a| a);
+    assert!(pull(stored(), &registry.server.image()).expect("public").0 == registry.content.layers);
+    let names_it = |error: RegistryError| {
+        let hint = error.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("config.json") && hint.contains("'desktop', which is not installed"), "{hint}");
+    };
+    names_it(refused(stored(), &basic_registry().0.image()));
+    names_it(refused(stored(), &bearer_registry(10_000, false, |_, a| a).server.image()));
+    // A token for everybody, with which the image is not to be had.
+    let denied = bearer_registry(10_000, true, |_, _| Answer::status(403));
+    names_it(refused(stored(), &denied.server.image()));
+}
+
+#[test]
 fn a_login_is_checked() {
     let (server, _) = basic_registry();
     let check = |password| Client::new(login(&server, password)).expect("client").check_login(&server.host());

@@ -283,7 +283,8 @@ fn a_registry_on_ipv6() {
 fn a_wait_too_long_to_be_silent_about_is_told() {
     let server = Server::start(|_| Answer::status(429).header("Retry-After", "3600"));
     let error = resolve(&server.image(), "linux/amd64").expect_err("limited");
-    assert!(error.hint.as_ref().is_some_and(|h| h.contains("asks to wait")), "{error:?}");
+    let hint = error.hint.as_deref().unwrap_or_default();
+    assert!(hint.contains("asks to wait 60 min") && hint.contains("grus login"), "{error:?}");
 }
 
 /// Pulls `registry.invalid/team/app:1`; run by the next test in a process with an environment of its own.

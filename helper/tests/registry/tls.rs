@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use grus_helper::registry::{Kind, Settings};
+use grus_helper::registry::{Client, Kind, Settings};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -118,6 +118,28 @@ fn insecure_in_registries_conf_means_any_certificate() {
     let conf = format!("[[registry]]\nprefix = '{}'\ninsecure = true\n", lab.server.host());
     fs::write(lab.home.path().join("registries.conf"), conf).expect("write");
     assert!(pull(lab.settings(), &lab.server.image()).expect("insecure").0 == lab.content.layers);
+}
+
+#[test]
+fn a_login_goes_by_registries_conf_too() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    make_certificates(home.path());
+    let server = Server::start_tls(server_config(home.path(), false), |_| Answer::ok(b"{}".to_vec()));
+    let lab = Lab { home, server, content: Content::default() };
+    let login = || Client::new(lab.settings()).expect("client").check_login(&lab.server.host());
+    let error = login().expect_err("unknown CA");
+    assert!(error.kind == Kind::Refused && error.what.contains("is not trusted"), "{error:?}");
+    let table = |rule: &str| {
+        let conf = format!("[[registry]]\nlocation = '{}'\n{rule} = true\n", lab.server.host());
+        fs::write(lab.home.path().join("registries.conf"), conf).expect("write");
+    };
+    table("insecure");
+    assert_eq!(login(), Ok(()));
+    table("blocked");
+    let asked = lab.server.log().len();
+    let error = login().expect_err("blocked");
+    assert!(error.kind == Kind::Refused && error.what.contains("blocked"), "{error:?}");
+    assert_eq!(lab.server.log().len(), asked, "a blocked registry is not asked");
 }
 
 #[test]

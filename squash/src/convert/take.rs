@@ -30,7 +30,7 @@ impl<'a> Pass<'_, 'a> {
             return Err(LimitKind::Entries(limits.entries).into());
         }
         path::plain(&entry.path, limits, path)?;
-        let marker = path::marker(path)?;
+        let marker = path::marker(path, entry.kind)?;
         let body = match marker {
             Marker::Bookkeeping => return Ok(None),
             Marker::Whiteout => Body::Whiteout,

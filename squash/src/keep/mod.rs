@@ -144,7 +144,7 @@ impl KeptLayer {
             };
             let marker = path::plain(&entry.path, limits, &mut plain)
                 .ok()
-                .and_then(|()| path::marker(&mut plain).ok());
+                .and_then(|()| path::marker(&mut plain, entry.kind).ok());
             match marker {
                 None => return false,
                 Some(Marker::Bookkeeping) => continue,

@@ -2,6 +2,11 @@
 
 use crate::error::{LimitKind, TarFault};
 use crate::limits::Limits;
+use crate::tar::Kind;
+
+/// Where aufs kept the content of a file with several names in a layer. They are hard links to it, so it is taken;
+/// the directory is no part of the image (moby: archive/diff.go, aufsHardlinks).
+pub(crate) const LINK_TARGETS: &[u8] = b".wh..wh.plnk";
 
 /// What an entry's name says it is (OCI image-spec, layer.md, "Whiteouts").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +17,7 @@ pub(crate) enum Marker {
     Whiteout,
     /// `.wh..wh..opq`: nothing of the lower layers is left in this directory. The path is the directory's.
     Opaque,
-    /// aufs' own bookkeeping (`.wh..wh.*`): not part of the image.
+    /// aufs' own bookkeeping (`.wh..wh.*`) but for files in [`LINK_TARGETS`]: not part of the image.
     Bookkeeping,
 }
 
@@ -73,15 +78,17 @@ pub(crate) fn link(target: &[u8], limits: &Limits) -> Result<(), PathFault> {
     Ok(())
 }
 
-/// Recognises markers and rewrites `path` to what they speak of.
-pub(crate) fn marker(path: &mut Vec<u8>) -> Result<Marker, TarFault> {
+/// Recognises the marker that an entry of this `kind` may be, and rewrites `path` to what it speaks of.
+pub(crate) fn marker(path: &mut Vec<u8>, kind: Kind) -> Result<Marker, TarFault> {
     let cut = path.iter().rposition(|&b| b == b'/').map_or(0, |at| at + 1);
     if path[cut..] == *b".wh..wh..opq" {
         path.truncate(cut.saturating_sub(1));
         return Ok(Marker::Opaque);
     }
     if path.split(|&b| b == b'/').any(|part| part.starts_with(b".wh..wh.")) {
-        return Ok(Marker::Bookkeeping);
+        let target =
+            kind == Kind::File && path.strip_prefix(LINK_TARGETS).is_some_and(|p| p.starts_with(b"/"));
+        return Ok(if target { Marker::None } else { Marker::Bookkeeping });
     }
     let Some(name) = path[cut..].strip_prefix(b".wh.") else { return Ok(Marker::None) };
     // Docker's own unpacker would take `.wh.` for the directory itself and delete it.
@@ -163,16 +170,20 @@ mod tests {
             (".wh.b", Marker::Whiteout, "b"),
             ("a/.wh..wh..opq", Marker::Opaque, "a"),
             (".wh..wh..opq", Marker::Opaque, ""),
-            (".wh..wh.plnk/1.2", Marker::Bookkeeping, ".wh..wh.plnk/1.2"),
+            (".wh..wh.plnk/1.2", Marker::None, ".wh..wh.plnk/1.2"),
+            (".wh..wh.plnk2/1.2", Marker::Bookkeeping, ".wh..wh.plnk2/1.2"),
+            ("a/.wh..wh.plnk/1.2", Marker::Bookkeeping, "a/.wh..wh.plnk/1.2"),
             (".wh..wh.aufs", Marker::Bookkeeping, ".wh..wh.aufs"),
             ("a/.wh..hidden", Marker::Whiteout, "a/.hidden"),
         ] {
             let mut path = path.as_bytes().to_vec();
-            assert_eq!(marker(&mut path), Ok(want));
+            assert_eq!(marker(&mut path, Kind::File), Ok(want));
             assert_eq!(path, left.as_bytes());
         }
         for bad in [".wh.", "a/.wh..", "a/.wh..."] {
-            assert!(marker(&mut bad.as_bytes().to_vec()).is_err(), "{bad}");
+            assert!(marker(&mut bad.as_bytes().to_vec(), Kind::File).is_err(), "{bad}");
         }
+        let mut link = b".wh..wh.plnk/1.2".to_vec();
+        assert_eq!(marker(&mut link, Kind::Symlink), Ok(Marker::Bookkeeping));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use super::path::LINK_TARGETS;
 use super::record::{Body, LayerRecord, Record};
 use super::tree::{split, Missing, NodeBody, NodeId, Tree, ROOT};
 use crate::error::MergeFault;
@@ -22,6 +23,10 @@ pub(crate) fn replay<'a>(tree: &mut Tree<'a>, layer: &'a LayerRecord) -> Result<
     for record in &layer.entries {
         let path = layer.name(record.path);
         put(tree, layer, record, path).map_err(|what| Misfit { path, what })?;
+    }
+    // Their other names have them now; a later layer has its own.
+    if let Some(root) = tree.children_mut(ROOT) {
+        root.remove(LINK_TARGETS);
     }
     Ok(())
 }
