@@ -3,15 +3,19 @@
 //!
 //! A temporary file is known here from before it is made until it is published or removed. The list is locked
 //! while a file is published, so a signal finds each file either still temporary or wholly in place.
+//!
+//! `grus run` can have no thread that waits for signals: there they are [`Noted`] by whoever has something to clean up.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::{flag, low_level, SigId};
 
 /// Whether the file at a path is to stay after all, for a later command.
 pub type Stays = fn(&Path) -> bool;
@@ -46,9 +50,7 @@ static SCREEN: Mutex<Option<Clear>> = Mutex::new(None);
 /// Ends the process cleanly on SIGINT, SIGTERM and SIGHUP, unless they were ignored from the start (nohup,
 /// background jobs of scripts).
 pub fn install() -> io::Result<()> {
-    let ignored = ignored_signals();
-    let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let mut signals = Signals::new(wanted)?;
+    let mut signals = Signals::new(not_ignored(&[SIGINT, SIGTERM, SIGHUP]))?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             end(signal);
@@ -96,6 +98,61 @@ fn end(signal: i32) {
     std::process::exit(128 + signal);
 }
 
+/// Signals that are noted for as long as this lives, by whoever cleans up and ends early. Afterwards they end the process
+/// as before. Those that were ignored from the start stay so, also in the program that this process becomes.
+pub struct Noted {
+    came: Arc<AtomicBool>,
+    noting: Vec<(i32, SigId)>,
+}
+
+/// What ends the process where signals were noted and are no more: the library that catches them gives none back to the
+/// kernel, and would ignore them.
+static NO_MORE: Mutex<Vec<SigId>> = Mutex::new(Vec::new());
+
+impl Noted {
+    /// Notes `signals` from now on. One that cannot be caught ends the process, as ever.
+    pub fn from_now(signals: &[i32]) -> Self {
+        let came = Arc::new(AtomicBool::new(false));
+        let note = |signal: i32| Some((signal, flag::register(signal, Arc::clone(&came)).ok()?));
+        let noting = not_ignored(signals).filter_map(note).collect();
+        for id in NO_MORE.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            low_level::unregister(id);
+        }
+        Self { came, noting }
+    }
+
+    /// Whether one came.
+    pub fn came(&self) -> bool {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    /// Ends it; whether one came, up to the last moment.
+    pub fn end(self) -> bool {
+        let came = Arc::clone(&self.came);
+        drop(self);
+        came.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let mut no_more = NO_MORE.lock().unwrap_or_else(PoisonError::into_inner);
+        for (signal, id) in self.noting.drain(..) {
+            // In this order, so that there is no moment at which a signal is lost.
+            if let Ok(ends) = flag::register_conditional_default(signal, Arc::new(AtomicBool::new(true))) {
+                no_more.push(ends);
+            }
+            low_level::unregister(id);
+        }
+    }
+}
+
+/// Those of `signals` that are not ignored.
+fn not_ignored(signals: &[i32]) -> impl Iterator<Item = i32> + '_ {
+    let ignored = ignored_signals();
+    signals.iter().copied().filter(move |signal| ignored & (1 << (signal - 1)) == 0)
+}
+
 /// The mask of ignored signals, proc(5) SigIgn; 0 if unknown.
 fn ignored_signals() -> u64 {
     fs::read_to_string("/proc/self/status")
@@ -105,4 +162,55 @@ fn ignored_signals() -> u64 {
             u64::from_str_radix(&line, 16).ok()
         })
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the process that the test is about, which a signal may end.
+    const INSIDE: &str = "GRUS_TEST_NOTED";
+
+    fn raise() {
+        low_level::raise(SIGTERM).expect("raise(3)");
+    }
+
+    /// Notes a signal twice, and then no more.
+    fn noted_twice() {
+        let caught = not_ignored(&[SIGTERM]).next().is_some();
+        for _ in 0..2 {
+            let noted = Noted::from_now(&[SIGTERM]);
+            assert!(!noted.came());
+            raise();
+            assert_eq!(noted.came(), caught);
+            assert_eq!(noted.end(), caught);
+        }
+        eprintln!("noted twice");
+        raise();
+        assert!(!caught, "a signal that nobody notes is lost");
+    }
+
+    #[test]
+    fn a_noted_signal_ends_the_process_afterwards_unless_it_was_ignored() {
+        if std::env::var_os(INSIDE).is_some() {
+            return noted_twice();
+        }
+        let this = std::env::current_exe().expect("this program");
+        let name = "interrupt::tests::a_noted_signal_ends_the_process_afterwards_unless_it_was_ignored";
+        for (script, signal) in [("exec \"$@\"", Some(SIGTERM)), ("trap '' TERM; exec \"$@\"", None)] {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", script, "sh"])
+                .arg(&this)
+                .args(["--exact", name, "--nocapture"])
+                .env(INSIDE, "");
+            let ended = shell.output().expect("a shell");
+            assert!(String::from_utf8_lossy(&ended.stderr).contains("noted twice"), "{ended:?}");
+            assert_eq!(ended.status.signal(), signal, "{ended:?}");
+            assert_eq!(ended.status.success(), signal.is_none(), "{ended:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use backhand::{FilesystemReader, InnerNode};
@@ -11,6 +11,7 @@ use grus_core::plan::{Entry, Kind, Rootfs};
 use grus_core::refusal::{printable, Refusal};
 
 use crate::failure::Failure;
+use crate::inspect::reader::{filesystem, told, way_out};
 
 /// The tree in a SquashFS file.
 pub struct Tree {
@@ -23,13 +24,9 @@ impl Tree {
     /// Opens the file at `path`; `name` is for messages.
     pub fn open(path: &Path, name: &str) -> Result<Self, Failure> {
         let file = File::open(path).map_err(|e| Failure::io("read", path, &e))?;
-        let reader = FilesystemReader::from_reader(BufReader::new(file)).map_err(|e| {
-            Refusal::image(format!(
-                "{} is no readable SquashFS file: {}",
-                printable(name),
-                printable(&e.to_string())
-            ))
-            .hint("pull or import the image again")
+        let reader = filesystem(file).map_err(|e| {
+            Refusal::image(format!("{} is no readable SquashFS file: {}", printable(name), told(&e)))
+                .hint(way_out(&e).unwrap_or("pull or import the image again"))
         })?;
         let mut entries = HashMap::new();
         for node in reader.files() {

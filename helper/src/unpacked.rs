@@ -16,7 +16,7 @@ use grus_core::digest::Digest;
 use grus_core::path::AbsPath;
 use grus_core::refusal::printable;
 use rustix::fs::{flock, FlockOperation};
-use rustix::io::FdFlags;
+use rustix::io::{Errno, FdFlags};
 use sha2::Digest as _;
 
 use crate::failure::Failure;
@@ -41,6 +41,17 @@ struct Place {
 impl Unpacked {
     /// The tree of an image in the user's repository, unpacked if it is not there; `why` there is no FUSE is told then. `name` is for messages.
     pub fn of(repository: &Repository, image: &AbsPath, name: &str, why: &str) -> Result<Self, Failure> {
+        Self::among(MOST, repository, image, name, why)
+    }
+
+    /// The same, where all trees together may have `most` bytes.
+    fn among(
+        most: u64,
+        repository: &Repository,
+        image: &AbsPath,
+        name: &str,
+        why: &str,
+    ) -> Result<Self, Failure> {
         repository.prepare()?;
         let dir = repository.root().join("unpacked");
         // What an image lets everyone read is still the user's.
@@ -49,14 +60,19 @@ impl Unpacked {
         let place = Place { dir, key: key(image)? };
         loop {
             let lock = place.lock(FlockOperation::LockShared)?;
-            if !place.tree().is_dir() {
-                drop(lock);
-                place.make(image, name, why)?;
-                continue;
+            if place.tree().is_dir() {
+                // Only the order in which trees go depends on it.
+                let _ = lock.set_modified(SystemTime::now());
+                return Ok(Self { place, lock });
             }
-            // Only the order in which trees go depends on it.
-            let _ = lock.set_modified(SystemTime::now());
-            return Ok(Self { place, lock });
+            drop(lock);
+            let lock = place.make(image, name, why)?;
+            // One lock does not become another at once (flock(2)): somebody may have removed the tree in between.
+            if place.is_named(&lock)? && place.tree().is_dir() {
+                // This one stays, however large it is: it is in use by now.
+                shrink(&place.dir, most, false);
+                return Ok(Self { place, lock });
+            }
         }
     }
 
@@ -139,31 +155,50 @@ impl Place {
     /// Takes the lock. Its file may have been removed meanwhile, and another one have its name.
     fn lock(&self, how: FlockOperation) -> Result<File, Failure> {
         let path = self.file("lock");
-        let failed = |e: io::Error| Failure::io("lock", &path, &e);
         loop {
             let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            let file = opened.map_err(failed)?;
-            match flock(&file, how) {
-                // A file system without locks: then trees are only safe from `grus prune` if nobody calls it.
-                Ok(())
-                | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::NOLCK) => {
-                }
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) => return Err(failed(e.into())),
-            }
-            let own = file.metadata().map_err(failed)?;
-            if fs::metadata(&path).is_ok_and(|named| named.ino() == own.ino()) {
+            let file = opened.map_err(|e| self.unlocked(&e))?;
+            self.take(&file, how)?;
+            if self.is_named(&file)? {
                 return Ok(file);
             }
         }
     }
 
-    /// Unpacks, unless another process did so meanwhile.
-    fn make(&self, image: &AbsPath, name: &str, why: &str) -> Result<(), Failure> {
-        let mut lock = self.lock(FlockOperation::LockExclusive)?;
-        if self.tree().is_dir() {
-            return Ok(());
+    /// Takes the lock of an open file, or makes the one that it has another.
+    fn take(&self, file: &File, how: FlockOperation) -> Result<(), Failure> {
+        loop {
+            match flock(file, how) {
+                Err(Errno::INTR) => {}
+                // A file system without locks: then trees are only safe from `grus prune` if nobody calls it.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => return Ok(()),
+                Err(e) => return Err(self.unlocked(&e.into())),
+            }
         }
+    }
+
+    /// Whether an open lock is the one that others find.
+    fn is_named(&self, lock: &File) -> Result<bool, Failure> {
+        let own = lock.metadata().map_err(|e| self.unlocked(&e))?;
+        Ok(fs::metadata(self.file("lock")).is_ok_and(|named| named.ino() == own.ino()))
+    }
+
+    fn unlocked(&self, error: &io::Error) -> Failure {
+        Failure::io("lock", &self.file("lock"), error)
+    }
+
+    /// Unpacks, unless another process did so meanwhile; returns a share of the lock.
+    fn make(&self, image: &AbsPath, name: &str, why: &str) -> Result<File, Failure> {
+        let mut lock = self.lock(FlockOperation::LockExclusive)?;
+        if !self.tree().is_dir() {
+            self.unpack(&mut lock, image, name, why)?;
+        }
+        self.take(&lock, FlockOperation::LockShared)?;
+        Ok(lock)
+    }
+
+    /// Unpacks, under the lock.
+    fn unpack(&self, lock: &mut File, image: &AbsPath, name: &str, why: &str) -> Result<(), Failure> {
         output::note(&format!(
             "grus: no FUSE here ({}): unpacking {} into {}, once",
             printable(why),
@@ -178,10 +213,7 @@ impl Place {
         done.and_then(|()| fs::rename(&part, self.tree())).map_err(|e| {
             remove(&part);
             Failure::io("create", &self.tree(), &e)
-        })?;
-        drop(lock);
-        shrink(&self.dir, MOST, false);
-        Ok(())
+        })
     }
 
     /// Whether nothing runs in the tree.
@@ -211,4 +243,50 @@ impl Place {
 /// What is left of it goes with the next attempt.
 fn remove(dir: &Path) {
     let _ = fs::remove_dir_all(dir);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::samples::image;
+
+    /// The tree of an image with 5000 bytes in a file, where all trees may have 10.
+    fn tree(lab: &Path, name: &str) -> Unpacked {
+        let fill = |tree: &Path| fs::write(tree.join("file"), [1u8; 5000]).expect("write");
+        let file = lab.join(name);
+        if !file.exists() {
+            image(lab, name, "xz", fill);
+        }
+        let file = AbsPath::parse(file.to_str().expect("UTF-8")).expect("a path");
+        Unpacked::among(10, &Repository::new(lab.join("repo"), false), &file, name, "a test")
+            .expect("unpacked")
+    }
+
+    fn is_there(tree: &Unpacked) -> bool {
+        tree.shown().dir.join("file").is_file()
+    }
+
+    #[test]
+    fn trees_in_use_stay_however_large_they_are() {
+        let lab = tempfile::tempdir().expect("a directory");
+        let first = tree(lab.path(), "first");
+        assert_eq!(fs::read(first.shown().dir.join("file")).expect("unpacked"), [1u8; 5000]);
+        let (second, again) = (tree(lab.path(), "second"), tree(lab.path(), "first"));
+        assert!(is_there(&first) && is_there(&second) && again.shown().dir == first.shown().dir);
+        assert_eq!(prune(&lab.path().join("repo"), false), 0, "all are in use");
+    }
+
+    #[test]
+    fn idle_trees_go_where_there_are_too_many() {
+        let lab = tempfile::tempdir().expect("a directory");
+        let (first, second) = (tree(lab.path(), "first"), tree(lab.path(), "second"));
+        let idle = first.shown().dir;
+        drop(first);
+        let third = tree(lab.path(), "third");
+        assert!(!idle.exists() && is_there(&second) && is_there(&third));
+        let idle = second.shown().dir;
+        drop(second);
+        assert!(is_there(&tree(lab.path(), "first")), "it is unpacked again");
+        assert!(!idle.exists() && is_there(&third));
+    }
 }

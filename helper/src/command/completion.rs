@@ -26,14 +26,17 @@ pub struct Args {
 /// Ids of arguments that are images of the repository.
 const IMAGES: [&str; 4] = ["image", "images", "names", "words"];
 
-/// A name may have a `:` in it, at which bash breaks words: what stands before the last one is not replaced.
+/// A name may have a `:` in it, at which bash breaks words: what stands before the last one is not replaced. `VALUES` has
+/// a line for each command, of options that take the next word for themselves.
 const BASH: &str = r#"
 _grus_names() {
-    local line=${COMP_LINE:0:COMP_POINT} current names
+    local line=${COMP_LINE:0:COMP_POINT} current names values
     current=${line##* }
     _grus "$@"
-    case ${COMP_WORDS[1]} in COMMANDS) ;; *) return ;; esac
-    [[ $current == -* || $3 == -* ]] && return
+    case ${COMP_WORDS[1]} in
+VALUES        *) return ;;
+    esac
+    [[ $current == -* || $3 =~ $values ]] && return
     names=$(grus images --format '{{.Reference}}' 2>/dev/null)
     COMPREPLY=($(compgen -W "$names" -- "$current"))
     [[ $COMP_WORDBREAKS != *:* ]] || COMPREPLY=("${COMPREPLY[@]#"${current%"${current##*:}"}"}")
@@ -56,7 +59,7 @@ complete -c grus -n "__fish_grus_using_subcommand COMMANDS" -a "(grus images --f
 
 impl Args {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (shell, finish): (_, fn(String, &[String]) -> String) = match self.shell.as_str() {
+        let (shell, finish): (_, fn(String, &[&Command]) -> String) = match self.shell.as_str() {
             "zsh" => (Shell::Zsh, zsh),
             "fish" => (Shell::Fish, fish),
             _ => (Shell::Bash, bash),
@@ -64,23 +67,42 @@ impl Args {
         let mut script = vec![];
         let mut whole = visible();
         clap_complete::generate(shell, &mut whole, "grus", &mut script);
-        let of_images: Vec<String> =
-            whole.get_subcommands().filter(|c| takes_images(c)).flat_map(names).collect();
+        let of_images: Vec<&Command> = whole.get_subcommands().filter(|c| takes_images(c)).collect();
         output::print(&finish(String::from_utf8_lossy(&script).into_owned(), &of_images))
     }
 }
 
-fn bash(script: String, commands: &[String]) -> String {
+fn bash(script: String, commands: &[&Command]) -> String {
     match script.rsplit_once("\nif [[ ") {
         Some((functions, registered)) => {
             let registered = registered.replace("complete -F _grus ", "complete -F _grus_names ");
-            format!("{functions}{}if [[ {registered}", BASH.replace("COMMANDS", &commands.join("|")))
+            let values = |command: &&Command| {
+                format!("        {}) values='{}' ;;\n", names(command).join("|"), takes_values(command))
+            };
+            let values: String = commands.iter().map(values).collect();
+            format!("{functions}{}if [[ {registered}", BASH.replace("VALUES", &values))
         }
         None => script,
     }
 }
 
-fn zsh(script: String, _: &[String]) -> String {
+/// A pattern of the options whose value is the next word: `--env`, `-e`, and `-ite`, but not `-eA`.
+fn takes_values(command: &Command) -> String {
+    let options: Vec<_> = command
+        .get_arguments()
+        .filter(|arg| !arg.is_positional() && arg.get_action().takes_values())
+        .collect();
+    let long = options.iter().flat_map(|arg| arg.get_long_and_visible_aliases().unwrap_or_default());
+    let mut all: Vec<String> = long.map(|name| format!("--{name}")).collect();
+    let short: String =
+        options.iter().flat_map(|arg| arg.get_short_and_visible_aliases().unwrap_or_default()).collect();
+    if !short.is_empty() {
+        all.push(format!("-[^-{short}]*[{short}]"));
+    }
+    format!("^({})$", all.join("|"))
+}
+
+fn zsh(script: String, _: &[&Command]) -> String {
     let own = |line: &str| {
         let words = line.trim_start().trim_start_matches(['\'', '*', ':']);
         IMAGES.iter().any(|id| words.strip_prefix(id).is_some_and(|rest| rest.starts_with(" -- ")))
@@ -97,7 +119,8 @@ fn zsh(script: String, _: &[String]) -> String {
     }
 }
 
-fn fish(script: String, commands: &[String]) -> String {
+fn fish(script: String, commands: &[&Command]) -> String {
+    let commands: Vec<String> = commands.iter().flat_map(|command| names(command)).collect();
     script + &FISH.replace("COMMANDS", &commands.join(" "))
 }
 

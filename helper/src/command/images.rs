@@ -23,7 +23,7 @@ Examples:
   grus images --system                what the site offers to everyone
   grus images --filter 'reference=nvcr.io/*/*' --filter dangling=false
   grus images --format '{{.Repository}}:{{.Tag}}  {{.Size}}'
-  grus images -q | xargs grus rmi     remove everything
+  grus images -q | xargs -r grus rmi --force    remove everything
 
 Filters: reference=PATTERN (with * and ?), server=NAME, dangling=true|false,
 label=NAME[=VALUE], platform=OS/ARCH, before=IMAGE, since=IMAGE.

@@ -27,8 +27,9 @@ Examples:
 
 An image is used when it is pulled or imported, changed or not, and when a job
 or step is submitted that names it. The latter is noted once a day, where the
-user may write: not in the system's repository. Steps that run in a removed
-image are not disturbed.";
+user may write: not in the system's repository. An image without a name goes
+however young it is. Steps that run in a removed image are not disturbed, but on
+NFS, where those on other nodes can fail.";
 
 /// Arguments of `grus prune`.
 #[derive(Debug, clap::Args)]

@@ -17,7 +17,7 @@ Examples:
   grus rmi --force sha256:3f5a...     with all its tags
 
 The image itself is removed with its last tag. Steps that run in it are not
-disturbed.";
+disturbed, but on NFS, where those on other nodes can fail.";
 
 /// Arguments of `grus rmi`.
 #[derive(Debug, clap::Args)]

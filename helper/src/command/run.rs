@@ -10,6 +10,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use grus_core::identity::User;
@@ -27,6 +28,7 @@ use super::libraries::{profiles, ruling};
 use super::plan::{Found, OwnView};
 use crate::context::{working_directory, Context};
 use crate::failure::Failure;
+use crate::inspect::guarded;
 use crate::output;
 use crate::tree::Tree;
 use crate::unpacked::Unpacked;
@@ -101,7 +103,7 @@ impl Args {
         // A plan can be shown of an image that names no command.
         let words = match dry {
             true => vec![],
-            false => options::words(asked.entrypoint, command.to_vec(), &inside)?,
+            false => options::words(asked.entrypoint.as_deref(), command.to_vec(), &inside)?,
         };
         Ok(Started { words, inside, cwd, tree })
     }
@@ -151,9 +153,10 @@ fn rule(
     found: &image::Image,
     asked: &Asked,
 ) -> Result<Option<grus_core::swap::Ruling>, Failure> {
-    let tree = bring_libraries(&context.site.module)
-        .then(|| Tree::open(found.path.as_path(), &found.name))
-        .transpose()?;
+    let tree = match bring_libraries(&context.site.module) {
+        true => seen(found.path.as_path(), &found.name)?,
+        false => None,
+    };
     let around = tree.as_ref().map(|tree| (tree as &dyn Rootfs, &OwnView as &dyn Host));
     let wish = wish(&asked.request, &context.site, around)?;
     if wish.is_image() || wish.is_auto() && profiles(&context.stacks_dir())?.is_empty() {
@@ -161,6 +164,18 @@ fn rule(
     }
     let looked = Found::of_user(found.path.clone(), found.config.clone());
     ruling(context, &looked, &found.name, &wish)
+}
+
+/// The image's tree; none, and a warning, of an image that runs and cannot be looked into.
+fn seen(image: &Path, name: &str) -> Result<Option<Tree>, Failure> {
+    match guarded(name, || Tree::open(image, name)) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(Failure::Refusal(why)) => {
+            output::warn(&format!("libraries that the site's modules bring by themselves stay out: {why}"));
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn inputs(
@@ -198,5 +213,30 @@ fn ended(status: std::process::ExitStatus, what: &str) -> Result<(), Failure> {
             Err(Refusal::user(format!("{what} was stopped by signal {signal}")).hint("try again").into())
         }
         (false, None) => Err(Refusal::user(format!("{what} failed")).hint("the reason is above").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::inspect::samples::image;
+
+    #[test]
+    fn an_image_that_cannot_be_looked_into_runs_all_the_same() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let good =
+            image(dir.path(), "good", "zstd", |tree| symlink("target", tree.join("link")).expect("link"));
+        assert!(seen(&good, "good").is_ok_and(|tree| tree.is_some()));
+        let target = "x".repeat(300);
+        let long =
+            image(dir.path(), "long", "zstd", |tree| symlink(&target, tree.join("link")).expect("link"));
+        assert!(seen(&long, "long").is_ok_and(|tree| tree.is_none()));
+        let noise = dir.path().join("noise");
+        fs::write(&noise, [0xa5u8; 9000]).expect("write");
+        assert!(seen(&noise, "noise").is_ok_and(|tree| tree.is_none()));
+        assert!(seen(&dir.path().join("missing"), "missing").is_err(), "what cannot be read does not run");
     }
 }

@@ -31,7 +31,8 @@ Examples:
 Everything is checked that a kernel would parse: superblock, tables, every inode
 and every name, and that they agree. Then the file's size, and its SHA-256 where
 that was recorded (of imported SquashFS files). Nothing is mounted and no
-privilege is needed. The exit status is 65 if an image is broken.";
+privilege is needed. The exit status is 65 if an image is broken, or its file
+is gone from the repository.";
 
 /// Arguments of `grus verify`.
 #[derive(Debug, clap::Args)]
@@ -56,6 +57,8 @@ struct Subject {
     name: String,
     path: PathBuf,
     recorded: Recorded,
+    /// Whether a repository has it, rather than somebody a path.
+    kept: bool,
 }
 
 /// What is recorded beside an image.
@@ -108,7 +111,11 @@ impl Args {
         let subjects = self.subjects(&context()?)?;
         let mut verdicts = vec![];
         for subject in &subjects {
-            let verdict = subject.look(depth)?;
+            let verdict = match subject.look(depth) {
+                // One that cannot be read keeps nobody from knowing of the others.
+                Err(failure) if self.all => subject.unknown("unreadable", failure.to_string()),
+                looked => looked?,
+            };
             if !self.json {
                 output::print(&line(&verdict))?;
             }
@@ -175,7 +182,7 @@ fn of_file(path: &str) -> Subject {
         Ok(Some(meta)) => Recorded::Meta(Box::new(meta)),
         Err(_) => Recorded::Wrong,
     };
-    Subject { name: path.to_owned(), path: path.into(), recorded }
+    Subject { name: path.to_owned(), path: path.into(), recorded, kept: false }
 }
 
 fn in_repository(what: Meant<'_>, repository: &Repository) -> Vec<Subject> {
@@ -185,6 +192,7 @@ fn in_repository(what: Meant<'_>, repository: &Repository) -> Vec<Subject> {
             name: digest.to_string(),
             path: repository.layout().image(&digest),
             recorded: Recorded::Wrong,
+            kept: true,
         }],
         Meant::Image(_, rows) => of_rows(&rows, repository),
     }
@@ -201,21 +209,28 @@ fn of_rows(rows: &[&Row], repository: &Repository) -> Vec<Subject> {
         seen.push(&row.digest);
         let name = row.reference.as_ref().map_or_else(|| row.digest.to_string(), |name| name.familiar());
         let recorded = row.meta.clone().map_or(Recorded::Wrong, |meta| Recorded::Meta(Box::new(meta)));
-        subjects.push(Subject { name, path: repository.layout().image(&row.digest), recorded });
+        subjects.push(Subject { name, path: repository.layout().image(&row.digest), recorded, kept: true });
     }
     subjects
 }
 
 impl Subject {
     fn look(&self, depth: Depth) -> Result<Verdict, Failure> {
-        let file = File::open(&self.path).map_err(|e| self.unreadable(&e))?;
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            // As on scratch file systems, where what is old is removed.
+            Err(e) if self.kept && e.kind() == io::ErrorKind::NotFound => {
+                return Ok(self.unknown("missing", "its file is gone".into()));
+            }
+            Err(e) => return Err(self.unreadable(&e)),
+        };
         let found = valid::found(&file, &self.name, depth)?;
         let as_recorded = match &self.recorded {
             Recorded::Nothing => None,
             Recorded::Wrong => Some(false),
             Recorded::Meta(meta) => Some(self.is_as_recorded(&file, meta)?),
         };
-        Ok(self.verdict(found, as_recorded))
+        Ok(self.verdict(found.map_err(Fault::from), as_recorded))
     }
 
     fn unreadable(&self, error: &io::Error) -> Failure {
@@ -235,25 +250,18 @@ impl Subject {
         Ok(digest_of_hash(hash) == *content)
     }
 
-    fn verdict(&self, found: Result<Report, Box<Broken>>, as_recorded: Option<bool>) -> Verdict {
+    /// Of an image of which nothing is known but that it cannot be had.
+    fn unknown(&self, rule: &'static str, why: String) -> Verdict {
+        self.verdict(Err(Fault::whole(rule, why)), None)
+    }
+
+    fn verdict(&self, found: Result<Report, Fault>, as_recorded: Option<bool>) -> Verdict {
         let (report, broken) = match found {
             Ok(report) => (Some(report), None),
-            Err(broken) => (None, Some(broken)),
+            Err(fault) => (None, Some(fault)),
         };
-        let broken = broken.map(|broken| Fault {
-            rule: broken.rule.id(),
-            message: broken.to_string(),
-            at: broken.at,
-            inode: broken.inode,
-            path: broken.path,
-        });
-        let other = || Fault {
-            rule: "recorded",
-            message: "it is not the file that its metadata were written for".into(),
-            at: None,
-            inode: None,
-            path: None,
-        };
+        let other =
+            || Fault::whole("recorded", "it is not the file that its metadata were written for".into());
         let broken = broken.or_else(|| (as_recorded == Some(false)).then(other));
         Verdict {
             image: self.name.clone(),
@@ -266,6 +274,20 @@ impl Subject {
             unpacked_size: report.as_ref().map(|report| report.file_bytes),
             broken,
         }
+    }
+}
+
+impl Fault {
+    /// Of the image, at no place of it.
+    fn whole(rule: &'static str, message: String) -> Self {
+        Self { rule, message, at: None, inode: None, path: None }
+    }
+}
+
+impl From<Box<Broken>> for Fault {
+    fn from(broken: Box<Broken>) -> Self {
+        let message = broken.to_string();
+        Self { rule: broken.rule.id(), message, at: broken.at, inode: broken.inode, path: broken.path }
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use backhand::{FilesystemReader, InnerNode, Node, NodeHeader, Squashfs, SquashfsFileReader};
+use backhand::{FilesystemReader, InnerNode, Node, NodeHeader, SquashfsFileReader};
 use grus_core::refusal::{printable, Refusal};
 use tar::{Builder, EntryType, Header};
 
 use super::cannot_write;
 use super::xattrs::Xattrs;
 use crate::failure::Failure;
+use crate::inspect::reader::{squashfs, told};
 
 /// An image, open.
 pub struct Tree {
@@ -33,16 +34,16 @@ impl Tree {
     /// Opens the file at `path`; `name` is for messages.
     pub fn open(path: &Path, name: &str) -> Result<Self, Failure> {
         let open = || File::open(path).map_err(|e| Failure::io("read", path, &e));
-        let damaged = |why: String| -> Failure {
-            Refusal::image(format!("image {} cannot be exported: {}", printable(name), printable(&why)))
+        let damaged = |why: &str| -> Failure {
+            Refusal::image(format!("image {} cannot be exported: {}", printable(name), printable(why)))
                 .hint("pull or import it again; symbolic links of 256 bytes and more cannot be read yet")
                 .into()
         };
-        let squashfs = Squashfs::from_reader(BufReader::new(open()?)).map_err(|e| damaged(e.to_string()))?;
+        let squashfs = squashfs(open()?).map_err(|e| damaged(told(&e)))?;
         let table = squashfs.superblock.xattr_table;
-        let reader = squashfs.into_filesystem_reader().map_err(|e| damaged(e.to_string()))?;
+        let reader = squashfs.into_filesystem_reader().map_err(|e| damaged(told(&e)))?;
         let xattrs = Xattrs::read(open()?, table, reader.compressor.map(Into::into))
-            .map_err(|e| damaged(e.to_string()))?;
+            .map_err(|e| damaged(&e.to_string()))?;
         Ok(Self { reader, xattrs, name: name.to_owned() })
     }
 

@@ -8,7 +8,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use backhand::compression::{CompressionAction, Compressor, DefaultCompressor};
+use backhand::compression::{CompressionAction, Compressor};
+
+use crate::inspect::reader::Unpacker;
 
 /// Bytes of a block of metadata, unpacked.
 const BLOCK: usize = 8192;
@@ -121,7 +123,7 @@ impl Table {
         } else {
             let how = self.compressor.ok_or_else(damaged)?;
             let mut out = Vec::with_capacity(BLOCK);
-            DefaultCompressor.decompress(&packed, &mut out, how).map_err(|_| damaged())?;
+            Unpacker.decompress(&packed, &mut out, how).map_err(|_| damaged())?;
             out
         };
         let block = Rc::new((bytes, at + 2 + length as u64));

@@ -8,9 +8,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use backhand::compression::{CompressionAction, DefaultCompressor};
+use backhand::compression::CompressionAction;
 use backhand::{DataSize, FilesystemReader, SquashfsFileReader};
 use grus_core::elf::ReadAt;
+
+use super::reader::Unpacker;
 
 /// Most bytes unpacked for one image: a bound on time for images made to waste it.
 const MAX_UNPACKED: u64 = 32 << 30;
@@ -61,7 +63,7 @@ impl<'a> Blocks<'a> {
         } else {
             let mut out = Vec::with_capacity(most);
             let how = self.system.compressor?.into();
-            DefaultCompressor.decompress(&packed, &mut out, how).ok()?;
+            Unpacker.decompress(&packed, &mut out, how).ok()?;
             out
         };
         if block.len() > most {

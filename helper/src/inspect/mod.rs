@@ -8,6 +8,9 @@
 //! file names that are not UTF-8. Such images run; only nothing of the host's can be proved to fit them.
 
 mod content;
+pub(crate) mod reader;
+#[cfg(test)]
+pub(crate) mod samples;
 mod walk;
 
 use std::fs::{self, File};

@@ -1,24 +1,23 @@
 //! The walk over an image: every file that may be ELF, every link, the loader's cache.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
-use backhand::{FilesystemReader, InnerNode};
+use backhand::InnerNode;
 use grus_core::elf::{Collector, ImageFacts, Object, ReadAt};
 use grus_core::ldcache::MAX_CACHE;
 use grus_core::path::AbsPath;
 use grus_core::refusal::printable;
 
 use super::content::{Blocks, Content};
+use super::reader::{filesystem, told};
 use super::unreadable;
 use crate::failure::Failure;
 
 /// The facts of the image at `path`.
 pub fn facts(path: &Path, name: &str) -> Result<ImageFacts, Failure> {
     let open = || File::open(path).map_err(|e| Failure::io("read", path, &e));
-    let system =
-        FilesystemReader::from_reader(BufReader::new(open()?)).map_err(|e| unreadable(name, &told(&e)))?;
+    let system = filesystem(open()?).map_err(|e| unreadable(name, told(&e)))?;
     let blocks = Blocks::new(&system, open()?);
     let mut collector = Collector::default();
     for node in system.files() {
@@ -56,14 +55,4 @@ pub fn facts(path: &Path, name: &str) -> Result<ImageFacts, Failure> {
         }
     }
     Ok(collector.finish())
-}
-
-/// What the reader says. It has no words for what it does not expect.
-fn told(error: &backhand::BackhandError) -> String {
-    match error.to_string().trim() {
-        "" => {
-            "it is damaged, or has a symbolic link of 256 bytes or more, which cannot be read yet".to_owned()
-        }
-        why => format!("it is no readable SquashFS file: {why}"),
-    }
 }

@@ -6,8 +6,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 use backhand::{FilesystemReader, InnerNode, Node, SquashfsFileReader};
 use grus_core::refusal::{printable, Refusal};
@@ -16,16 +14,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::failure::{reason, Failure};
 use crate::inspect::guarded;
+use crate::interrupt::Noted;
 use crate::tree::Tree;
 
 /// Unpacks `image` into the new directory `to`; returns the bytes of its files. Devices, pipes and sockets are left out,
 /// set-id bits too, and the user can read all.
 pub fn tree(image: &Path, name: &str, to: &Path) -> Result<u64, Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let watched: Vec<_> = [SIGINT, SIGTERM, SIGHUP]
-        .into_iter()
-        .filter_map(|signal| signal_hook::flag::register(signal, Arc::clone(&interrupted)).ok())
-        .collect();
+    let noted = Noted::from_now(&[SIGINT, SIGTERM, SIGHUP]);
     let done = guarded(name, || {
         let tree = Tree::open(image, name)?;
         DirBuilder::new().mode(0o700).create(to).map_err(|e| Failure::io("create", to, &e))?;
@@ -35,17 +30,17 @@ pub fn tree(image: &Path, name: &str, to: &Path) -> Result<u64, Failure> {
         let mut writer = Writer { root, last: None, to, name };
         let mut bytes = 0;
         for node in tree.reader().files() {
-            if interrupted.load(Ordering::Relaxed) {
+            if noted.came() {
                 return Err(Failure::Cancelled);
             }
             bytes += writer.node(tree.reader(), node)?;
         }
         Ok(bytes)
     });
-    watched.into_iter().for_each(|id| {
-        signal_hook::low_level::unregister(id);
-    });
-    done
+    match noted.end() {
+        true => Err(Failure::Cancelled),
+        false => done,
+    }
 }
 
 struct Writer<'a> {

@@ -60,6 +60,27 @@ fn bash_completes_commands_options_and_images() {
         assert_eq!(complete(&format!("grus {command} a")), ["app:1", "app:2"], "{command}");
     }
     assert_eq!(complete("grus run app:"), ["1", "2"], "what is before the colon stays");
+    for options in [
+        "run --rm",
+        "run -it",
+        "run -e A",
+        "run -iteA",
+        "run --env=A",
+        "run -v /a:/b",
+        "rmi -f",
+        "verify --json",
+    ] {
+        assert_eq!(complete(&format!("grus {options} a")), ["app:1", "app:2"], "{options}");
+    }
+    for options in
+        ["run -e", "run -ite", "run --net", "run --config", "run --rm --env-file", "inspect --format"]
+    {
+        let offered = complete(&format!("grus {options} a"));
+        assert!(
+            !offered.iter().any(|word| word.starts_with("app:")),
+            "a value is no image: {options}: {offered:?}"
+        );
+    }
     assert!(!complete("grus inspect --format ").contains(&"app:1".to_owned()), "a value is no image");
     assert_eq!(complete("grus login a"), [""]);
 }
@@ -81,7 +102,14 @@ fn fish_completes_commands_options_and_images() {
     let Some(commands) = complete("grus do") else { return };
     assert_eq!(commands, ["doctor"]);
     assert_eq!(complete("grus images --for").expect("fish"), ["--format"]);
-    assert_eq!(complete("grus run ap").expect("fish"), ["app:1", "app:2"]);
+    for options in ["", "--rm ", "-it ", "-e A=1 "] {
+        assert_eq!(
+            complete(&format!("grus run {options}ap")).expect("fish"),
+            ["app:1", "app:2"],
+            "{options}"
+        );
+    }
+    assert!(!complete("grus run -e ap").expect("fish").contains(&"app:1".into()), "a value is no image");
     // Files are offered, too, behind what fish takes for a prefix.
     assert!(complete("grus save app:").expect("fish").starts_with(&["app:1".into(), "app:2".into()]));
 }
@@ -108,8 +136,10 @@ fn zsh_completes_commands_options_and_images() {
     };
     let Some(commands) = complete("grus do") else { return };
     assert!(commands.contains("grus doctor"), "{commands:?}");
-    let images = complete("grus run app").expect("zsh");
-    assert!(images.contains("grus run app:"), "{images:?}");
+    for options in ["", "--rm ", "-it ", "-e A=1 "] {
+        let images = complete(&format!("grus run {options}app")).expect("zsh");
+        assert!(images.contains(&format!("grus run {options}app:")), "{images:?}");
+    }
     let one = complete("grus inspect app:1").expect("zsh");
     assert!(one.contains("grus inspect app:1 "), "{one:?}");
     let option = complete("grus images --dig").expect("zsh");

@@ -1,12 +1,13 @@
 //! `grus tag`, `grus inspect` and `grus prune`.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
 use crate::archives::*;
-use crate::support::{files, Lab};
+use crate::support::{files, Lab, Output};
 
 /// A lab with the images app:1 and app:2, of which the first was imported `days` ago.
 fn two(days: u64) -> (Lab, String, String) {
@@ -73,6 +74,31 @@ fn prune_alone_takes_what_has_no_name() {
     assert_eq!(names(&lab), ["\"docker.io/library/app:2\""]);
     assert_eq!(lab.run(["prune"]).ok().out, "Freed: 0 B\n");
     lab.assert_sound();
+}
+
+/// As the help of `grus images` has it.
+#[test]
+fn everything_is_removed_by_the_command_in_the_help() {
+    let (lab, _, _) = two(0);
+    let _ = lab.run(["tag", "app:1", "second:1"]).ok();
+    let help = lab.run(["images", "--help"]).ok().out;
+    let line = help.lines().find(|line| line.ends_with("   remove everything")).expect("an example");
+    let line = line.trim().trim_end_matches("remove everything").trim_end();
+    let bin = lab.path("bin");
+    fs::create_dir(&bin).expect("mkdir");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_grus"), bin.join("grus")).expect("symlink");
+    let grus = lab.command::<&str>([]);
+    // Again where nothing is left.
+    for _ in 0..2 {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).env_clear().current_dir(lab.dir.path());
+        shell.envs(grus.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        let said = Output::of(shell.output().expect("a shell")).ok();
+        assert_eq!(said.err, "", "{line}");
+        assert!(names(&lab).is_empty());
+        lab.assert_empty();
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `grus verify`, and the import of SquashFS files that others made.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -10,6 +11,10 @@ use crate::support::{Lab, Output};
 
 /// A SquashFS file that mksquashfs made, at this path of the lab; its tables are not compressed.
 fn foreign(lab: &Lab, name: &str) -> Vec<u8> {
+    squashed(lab, name, &["-noI", "-noId"])
+}
+
+fn squashed(lab: &Lab, name: &str, options: &[&str]) -> Vec<u8> {
     let tree = lab.path("tree");
     fs::create_dir_all(tree.join("etc")).expect("mkdir");
     fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost\n").expect("write");
@@ -18,7 +23,8 @@ fn foreign(lab: &Lab, name: &str) -> Vec<u8> {
     let file = lab.path(name);
     let made = Command::new("mksquashfs")
         .args([&tree, &file])
-        .args(["-quiet", "-no-progress", "-noI", "-noId", "-all-root"])
+        .args(["-quiet", "-no-progress", "-all-root"])
+        .args(options)
         .output()
         .expect("mksquashfs runs");
     assert!(made.status.success(), "{made:?}");
@@ -122,4 +128,74 @@ fn only_valid_squashfs_files_are_imported_and_their_bytes_are_recorded() {
         "{said:?}"
     );
     broken(&said, "1 of 1 images broken");
+}
+
+/// The images app:1 and app:2; their files.
+fn two(lab: &Lab) -> [String; 2] {
+    [1, 2].map(|n: u8| {
+        let mut layout = Layout::new(lab.path(&format!("layout{n}")));
+        let image = layout.image(&[base_layer(), tar_of(&[("srv/n", &[n])])], arch());
+        layout.add(image, None, None);
+        layout.finish();
+        let said = lab.run(["import", "--json", &format!("layout{n}"), &format!("app:{n}")]).ok().out;
+        let made: Value = serde_json::from_str(&said).expect("JSON");
+        made["path"].as_str().expect("path").to_owned()
+    })
+}
+
+#[test]
+fn an_image_whose_file_is_gone_is_told_beside_the_others() {
+    let lab = Lab::new();
+    let [first, _] = two(&lab);
+    fs::remove_file(&first).expect("remove");
+    for args in [&["verify", "--all"][..], &["verify", "app:1", "app:2"]] {
+        let said = lab.run(args);
+        assert!(said.out.contains("app:1: broken: its file is gone\n"), "{said:?}");
+        assert!(said.out.contains("app:2: valid: "), "{said:?}");
+        broken(&said, "1 of 2 images broken");
+    }
+    let said = lab.run(["verify", "--all", "--json"]);
+    let verdicts = json(&said);
+    assert_eq!((&verdicts[0]["image"], &verdicts[0]["valid"]), (&"app:1".into(), &false.into()));
+    assert_eq!(verdicts[0]["broken"]["rule"], "missing");
+    assert_eq!(verdicts[1]["valid"], true);
+    broken(&said, "1 of 2 images broken");
+    // A path that leads nowhere is the caller's mistake.
+    lab.run(["verify", &first]).refused(2, "cannot read ");
+}
+
+#[test]
+fn an_image_that_cannot_be_read_does_not_end_the_check_of_all() {
+    let lab = Lab::new();
+    let [first, _] = two(&lab);
+    fs::remove_file(&first).expect("remove");
+    std::os::unix::fs::symlink(&first, &first).expect("a link to itself");
+    let said = lab.run(["verify", "--all"]);
+    assert!(
+        said.out.contains("app:1: broken: cannot read ") && said.out.contains("app:2: valid: "),
+        "{said:?}"
+    );
+    broken(&said, "1 of 2 images broken");
+    assert_eq!(json(&lab.run(["verify", "--all", "--json"]))[0]["broken"]["rule"], "unreadable");
+    lab.run(["verify", "app:1"]).refused(2, "cannot read ");
+}
+
+#[test]
+fn an_image_of_xz_can_be_used_like_any_other() {
+    let lab = Lab::new();
+    squashed(&lab, "app.squashfs", &["-comp", "xz", "-Xbcj", "x86"]);
+    let _ = lab.run(["import", "-q", "app.squashfs", "app"]).ok();
+    let said = lab.run(["verify", "--data", "app"]).ok().out;
+    assert!(said.ends_with(", xz\n"), "{said}");
+    for command in ["plan", "explain"] {
+        let _ = lab.run([command, "app"]).ok();
+    }
+    let exported = lab.command(["export", "--tree", "app"]).output().expect("grus starts");
+    assert!(exported.status.success(), "{exported:?}");
+    let mut archive = tar::Archive::new(&exported.stdout[..]);
+    let mut entries = archive.entries().expect("a tar").map(|entry| entry.expect("an entry"));
+    let mut data = entries.find(|entry| entry.size() == 240_000).expect("the file");
+    let mut content = vec![];
+    data.read_to_end(&mut content).expect("readable");
+    assert!(content == fs::read(lab.path("tree/data")).expect("read"));
 }

@@ -2,8 +2,6 @@
 
 use std::io;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 use grus_core::image::ImageConfig;
 use grus_core::path::AbsPath;
@@ -19,6 +17,7 @@ use super::super::plan;
 use super::options::Asked;
 use crate::context::Context;
 use crate::failure::{reason, Failure};
+use crate::interrupt::Noted;
 
 /// An image that is here.
 pub struct Image {
@@ -86,18 +85,14 @@ fn look(context: &Context, reference: &Reference, platform: &Platform) -> Result
 /// By `grus pull`, whose progress and errors go to our standard error: our standard output is the program's. An
 /// interrupt from the terminal reaches both; we wait until it has cleaned up.
 fn pull(context: &Context, shown: &str, platform: &Platform) -> Result<(), Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let watch = signal_hook::flag::register(SIGINT, Arc::clone(&interrupted));
     let mut command = context.own_program().map_err(|e| cannot_run(shown, &e))?;
     command.args(["pull", "--platform", &platform.to_string(), shown]);
+    let noted = Noted::from_now(&[SIGINT]);
     let status = command.stdin(Stdio::null()).stdout(io::stderr()).status();
-    if let Ok(id) = watch {
-        signal_hook::low_level::unregister(id);
-    }
-    let status = status.map_err(|e| cannot_run(shown, &e))?;
-    if interrupted.load(Ordering::Relaxed) {
+    if noted.end() {
         return Err(Failure::Cancelled);
     }
+    let status = status.map_err(|e| cannot_run(shown, &e))?;
     super::ended(status, &format!("pulling {shown}"))
 }
 

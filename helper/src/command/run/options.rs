@@ -39,7 +39,7 @@ pub struct Options {
     /// Start in this directory of the container
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Run this instead of the image's ENTRYPOINT, and leave its CMD out
+    /// Run this instead of the image's ENTRYPOINT, and leave its CMD out; '' runs the command alone
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
     /// Make the whole container writable; changes vanish with the program
@@ -108,7 +108,7 @@ struct Refused {
 pub struct Asked {
     /// What srun's options would make of it.
     pub request: Request,
-    /// What replaces the ENTRYPOINT.
+    /// What replaces the ENTRYPOINT; nothing does where it is empty.
     pub entrypoint: Option<String>,
     /// Host name.
     pub hostname: Option<String>,
@@ -204,23 +204,39 @@ impl Options {
 
 /// What is run: ENTRYPOINT with the command, or with CMD where no command is given (image-spec, config.md).
 pub fn words(
-    entrypoint: Option<String>,
+    entrypoint: Option<&str>,
     command: Vec<OsString>,
     inside: &Inside,
 ) -> Result<Vec<OsString>, Refusal> {
-    let config = inside.meta.as_ref().map(|meta| &meta.config);
-    let cmd = || config.into_iter().flat_map(|config| config.cmd.iter().map(OsString::from)).collect();
-    let mut words: Vec<OsString> = match &entrypoint {
+    let cmd: &[String] = inside.meta.as_ref().map_or(&[], |meta| meta.config.cmd.as_slice());
+    joined(entrypoint, command, (&inside.plan.entrypoint, cmd))
+}
+
+/// The same, of the image's ENTRYPOINT and CMD. An entrypoint that is given replaces both, also by nothing, as with Docker.
+fn joined(
+    entrypoint: Option<&str>,
+    command: Vec<OsString>,
+    (own, cmd): (&[String], &[String]),
+) -> Result<Vec<OsString>, Refusal> {
+    let mut words: Vec<OsString> = match entrypoint {
+        Some("") => vec![],
         Some(program) => vec![program.into()],
-        None => inside.plan.entrypoint.iter().map(OsString::from).collect(),
+        None => own.iter().map(OsString::from).collect(),
     };
-    words.extend(if command.is_empty() && entrypoint.is_none() { cmd() } else { command });
-    match words.is_empty() {
-        false => Ok(words),
-        true => {
-            Err(Refusal::user("the image names no command to run").hint("add one: grus run IMAGE COMMAND"))
-        }
+    match command.is_empty() && entrypoint.is_none() {
+        true => words.extend(cmd.iter().map(OsString::from)),
+        false => words.extend(command),
     }
+    if !words.is_empty() {
+        return Ok(words);
+    }
+    Err(match entrypoint {
+        Some(_) => {
+            Refusal::user("--entrypoint='' leaves no command to run, since the image's CMD is left out, too")
+                .hint("add one: grus run --entrypoint='' IMAGE COMMAND")
+        }
+        None => Refusal::user("the image names no command to run").hint("add one: grus run IMAGE COMMAND"),
+    })
 }
 
 /// srun's names of options, which refusals of the common rules bear, and their names here.
@@ -254,5 +270,28 @@ mod tests {
         let text = |what: &str| own_words(Refusal::user(what).into()).to_string();
         assert_eq!(text("--container-workdir=/x: no"), "--workdir=/x: no");
         assert_eq!(text("with --container-unshare=net x"), "with --network=none x");
+    }
+
+    #[test]
+    fn an_entrypoint_is_replaced_or_left_out_as_by_docker() {
+        let (own, cmd) = (["entry".to_owned(), "--".to_owned()], ["cmd".to_owned()]);
+        let run = |entrypoint: Option<&str>, command: &str| {
+            let command = command.split_whitespace().map(OsString::from).collect();
+            joined(entrypoint, command, (&own, &cmd))
+        };
+        for (entrypoint, command, expected) in [
+            (None, "", "entry -- cmd"),
+            (None, "python x.py", "entry -- python x.py"),
+            (Some("echo"), "", "echo"),
+            (Some("echo"), "x", "echo x"),
+            (Some(""), "python x.py", "python x.py"),
+        ] {
+            let expected: Vec<OsString> = expected.split(' ').map(OsString::from).collect();
+            assert_eq!(run(entrypoint, command), Ok(expected), "{entrypoint:?} {command}");
+        }
+        let refusal = run(Some(""), "").expect_err("the CMD is left out, too");
+        assert!(refusal.what.contains("no command to run"), "{refusal}");
+        assert!(refusal.hint.is_some_and(|hint| hint.contains("--entrypoint='' IMAGE COMMAND")));
+        assert!(joined(None, vec![], (&[], &[])).is_err());
     }
 }
