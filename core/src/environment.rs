@@ -1,5 +1,5 @@
 //! Which environment a task sees. One precedence, lowest to highest: the job's environment, the image's
-//! `ENV`, the host's MPI stack where one is swapped in, its devices, the site's rules, `--container-env`.
+//! `ENV`, the host's MPI stack where one is swapped in, its devices, modules, the site's rules, `--container-env`.
 //!
 //! Three exceptions: what Slurm sets for a task is never overridden by an image; HOME, USER, LOGNAME and SHELL stay
 //! the user's; and the host's library and language paths ([`LEAKS`]) do not reach into an image, where they
@@ -41,7 +41,7 @@ pub const LEAKS: &[&str] = &[
 ];
 
 /// Variables of the job that an image may not replace; a trailing `*` matches any ending.
-const JOBS_OWN: &[&str] = &[
+pub const JOBS_OWN: &[&str] = &[
     "HOME",
     "USER",
     "LOGNAME",

@@ -1,4 +1,4 @@
-//! The decisions of Grus (DESIGN 1, *decide*): what a user typed, what the site allows and what an image
+//! The decisions of Grus (docs/architecture.md, *decide*): what a user typed, what the site allows and what an image
 //! contains become a [`plan::LaunchPlan`]. Nothing here touches a file, the network, the clock or the
 //! environment; every input is an argument, so every rule can be tested as a value.
 //!

@@ -1,5 +1,5 @@
-//! Modules of the site (`[module.NAME]` of grus.toml): binds and variables that containers get together, always, on
-//! request, or where a device or a part of the image is there.
+//! Modules of the site (`[module.NAME]` of grus.toml): libraries, binds and variables that containers get together, always,
+//! on request, or where a device or a part of the image is there.
 
 use std::collections::BTreeMap;
 

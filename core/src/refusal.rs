@@ -1,4 +1,4 @@
-//! Why Grus says no: one line of what failed and on what, one line with the way out (DESIGN 5).
+//! Why Grus says no: one line of what failed and on what, one line with the way out.
 
 use std::fmt;
 

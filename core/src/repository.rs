@@ -1,4 +1,4 @@
-//! Where things are in an image repository (DESIGN D7). Paths only; reading and writing is others' work.
+//! Where things are in an image repository. Paths only; reading and writing is others' work.
 //!
 //! ```text
 //! images/sha256/<hex>.squashfs                          an image, immutable
@@ -8,6 +8,7 @@
 //! rulings/<hex>.<key>.json                              what was decided about an image's MPI, by what it depends on
 //! refs/<registry>/<repository>/:<tag>/<platform>.json   a tag, replaced by rename
 //! refs/<registry>/<repository>/@<hex>/<platform>.json   a pinned reference, whose digest may be an index's
+//! layers/sha256/<hex>                                   a layer as the registry has it, while a slow pull lasts
 //! unpacked/<key>/                                       an image's tree, for `grus run` where there is no FUSE
 //! tmp/                                                  what is being written, or was when a pull broke off
 //! ```

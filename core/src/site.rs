@@ -1,4 +1,4 @@
-//! The site's configuration, `grus.toml` and `grus.d/*.toml` (DESIGN 4): text in, [`Site`] out.
+//! The site's configuration, `grus.toml` and `grus.d/*.toml`: text in, [`Site`] out.
 //!
 //! [`KEYS`] is the one definition of every key: the shipped, annotated file and grus.toml(5) are made from
 //! it. An unknown key is refused with the nearest known one named. Later files win: a value replaces the
@@ -20,7 +20,7 @@ use crate::swap::{GlibcRule, Mode};
 
 pub use crate::site_keys::{annotated_file, wrapped, Key, KEYS, MODULES, MODULE_KEYS};
 
-/// How images that users can write are mounted (D6).
+/// How images that users can write are mounted (ADR 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UserImages {
@@ -93,7 +93,7 @@ pub struct Repositories {
     pub system: String,
 }
 
-/// Pulling at submission (D11).
+/// Pulling at submission.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Pull {
@@ -190,7 +190,7 @@ pub struct Named {
     pub dir: AbsPath,
 }
 
-/// The host's MPI in containers (D9).
+/// The host's MPI in containers (ADR 9).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Mpi {
@@ -253,7 +253,7 @@ pub struct Signatures {
     pub policy: Option<AbsPath>,
 }
 
-/// Batch scripts (D4).
+/// Batch scripts.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Batch {

@@ -19,7 +19,8 @@ pub const KEYS: &[Key] = &[
         default: "\"{home}/.local/share/grus\"",
         text: "Where each user's images are. {user}, {home} and {uid} are filled in; ${NAME} is a variable of the \
                user's environment at submission. Choose a file system that login and compute nodes share and that \
-               likes large files, for example \"/scratch/{user}/.grus\".",
+               likes large files, for example \"/scratch/{user}/.grus\"; quotas count. Users are to choose: \"${GRUS_HOME}\", which \
+               the site then sets for everybody. GRUS_REPOSITORY is read by grus alone.",
     },
     Key {
         name: "repository.system",
@@ -36,7 +37,9 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "pull.command",
         default: "\"/usr/bin/grus\"",
-        text: "The grus program that pulls at submission, run as the user.",
+        text: "The grus program, of the plugin's release, on all machines. As the user it pulls and looks at MPIs at submission, \
+               and saves containers on nodes; without any rights it checks images there (node-cache.dir, user-images = \
+               \"kernel\").",
     },
     Key {
         name: "pull.plain-http",
@@ -216,11 +219,11 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "security.user-images",
         default: "\"fuse\"",
-        text: "How images that a user can write are mounted: \"fuse\" by squashfuse_ll as that user, \"kernel\" by \
-               the kernel's SquashFS (the site then trusts its users with a kernel parser; the file is checked first by \
-               pull.command, which root alone must be able to write, and a user can change it afterwards), \
-               \"refuse\" not at all. The kernel mounts without further ado what root alone can write: the file, every directory above it, and \
-               a file system of the node's own, or the system repository on any other.",
+        text: "How images that a user can write are mounted. \"fuse\": by squashfuse_ll as that user. \"kernel\": by the \
+               kernel's SquashFS, after a check by pull.command, which root alone must be able to write; a user can \
+               change the file after it, so the site then trusts its users with a kernel parser. \"refuse\": not at all. \
+               Images that root alone can write (the file, and every directory above it) are always mounted by the \
+               kernel, if they are on a file system of the node's own, or in the system repository.",
     },
     Key {
         name: "security.seccomp",
@@ -262,7 +265,8 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "batch.container",
         default: "false",
-        text: "Whether batch scripts run inside the container themselves. The default of --container-batch.",
+        text: "Whether batch scripts run inside the container themselves. The default of --container-batch. Where it is true, a \
+               script that is to be on the host needs --container-image=none, and its steps their images.",
     },
 ];
 
@@ -295,7 +299,8 @@ pub const MODULE_KEYS: &[Key] = &[
         name: "libraries",
         default: "\"\"",
         text: "The name of a host stack (mpi.default tells of them) whose libraries take the place of the image's where \
-               they are proved to fit. It comes before mpi.default; --container-mpi of a user comes before it. Where it \
+               they are proved to fit. It comes before mpi.default and --container-mpi=auto; any other --container-mpi comes \
+               before it, and together with a module that was asked for and brings another stack it is an error. Where it \
                does not fit, a module that was asked for is refused, and one that comes by itself is left out with a \
                warning; quietly where the image has neither MPI nor libfabric.",
     },
@@ -323,7 +328,8 @@ pub const MODULES: &str =
 pub fn annotated_file() -> String {
     let mut out = String::from(
         "# Configuration of Grus: /etc/grus/grus.toml, then /etc/grus/grus.d/*.toml in order of name.\n\
-         # Every key is shown with its default. The files must belong to root and be writable by root alone.\n",
+         # Every key is shown with its default. A later value replaces an earlier one, a later list is added to it.\n\
+         # The files must belong to root and be writable by root alone.\n",
     );
     let mut section = "";
     for key in KEYS {

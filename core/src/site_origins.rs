@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use super::{defaults, merge, Key, Site, KEYS};
+use super::{defaults, merge, Site, KEYS};
 use crate::refusal::Refusal;
 
 impl Site {
-    /// Every key with its value of these files together, and where that is from: files, in order, that set it or added
+    /// Every key, and every module as a whole, with its value of these files together, and where that is from: files, in order, that set it or added
     /// to it; none for a default. Refuses what [`Site::parse`] refuses.
     pub fn in_force(files: &[(String, String)]) -> Result<Vec<InForce>, Refusal> {
         Self::parse(files)?;
         let mut merged = defaults();
-        let mut from: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut from: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, text) in files {
             // Read above.
             let table: Table = text.parse().unwrap_or_default();
-            for key in KEYS {
-                let Some(value) = value_of(&table, key.name) else { continue };
-                let from = from.entry(key.name).or_default();
+            for key in keys(&table) {
+                let Some(value) = value_of(&table, &key) else { continue };
+                let from = from.entry(key).or_default();
                 if !matches!(value, Value::Array(_) | Value::Table(_)) {
                     from.clear();
                 }
@@ -27,20 +27,28 @@ impl Site {
             }
             merge(&mut merged, table);
         }
-        let of = |key: &'static Key| InForce {
+        let of = |key: String| InForce {
+            value: value_of(&merged, &key).cloned().unwrap_or(Value::Boolean(false)),
+            from: from.remove(&key).unwrap_or_default(),
             key,
-            value: value_of(&merged, key.name).cloned().unwrap_or(Value::Boolean(false)),
-            from: from.remove(key.name).unwrap_or_default(),
         };
-        Ok(KEYS.iter().map(of).collect())
+        Ok(keys(&merged).into_iter().map(of).collect())
     }
+}
+
+/// Every key that there is, and `module.NAME` of each module of this file.
+fn keys(table: &Table) -> Vec<String> {
+    let modules =
+        table.get("module").and_then(Value::as_table).into_iter().flat_map(|modules| modules.keys());
+    let modules = modules.map(|name| format!("module.{name}"));
+    KEYS.iter().map(|key| key.name.to_owned()).chain(modules).collect()
 }
 
 /// A key's value, and where it is from.
 #[derive(Clone, Debug)]
 pub struct InForce {
-    /// The key.
-    pub key: &'static Key,
+    /// `section.name`.
+    pub key: String,
     /// Its value.
     pub value: Value,
     /// The files; none for the default.

@@ -3,20 +3,21 @@ use super::*;
 #[test]
 fn each_value_in_force_is_told_with_its_origin() {
     let files = [
-        ("a.toml", "mounts.site = [\"/a\"]\nmounts.home = false\n[environment.set]\nA = \"1\"\n"),
+        ("a.toml", "mounts.site = [\"/a\"]\nmounts.home = false\n[environment.set]\nA = \"1\"\n[module.x]\nabout = \"X\"\n"),
         ("b.toml", "[mounts]\nsite = [\"/b:/c:ro\"]\nhome = true\n"),
     ];
     let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
     let all = Site::in_force(&files).expect("valid");
-    assert_eq!(all.len(), KEYS.len());
+    assert_eq!(all.len(), KEYS.len() + 1);
     let of = |name: &str| {
-        let one = all.iter().find(|one| one.key.name == name).expect(name);
+        let one = all.iter().find(|one| one.key == name).expect(name);
         (one.text(), one.from.join(" "))
     };
     assert_eq!(of("mounts.site"), ("[\"/a\", \"/b:/c:ro\"]".into(), "a.toml b.toml".into()));
     assert_eq!(of("mounts.home"), ("true".into(), "b.toml".into()), "the last one's value");
     assert_eq!(of("environment.set"), ("{ \"A\" = \"1\" }".into(), "a.toml".into()));
     assert_eq!(of("mounts.tmp"), ("true".into(), String::new()));
+    assert_eq!(of("module.x"), ("{ \"about\" = \"X\" }".into(), "a.toml".into()));
     assert!(Site::in_force(&[("c".into(), "mounts.hom = true".into())]).is_err());
 }
 

@@ -1,4 +1,4 @@
-//! The builder thread: started early as root, handed its work by whoever knows the request (D1).
+//! The builder thread: started early as root, handed its work by whoever knows the request (ADR 1).
 //!
 //! Why a thread, and why so early: it shares slurmstepd's descriptor table, so that the namespace's descriptor stays
 //! where tasks are forked from even when user_init runs in a process of its own (contain_spank), and it can become

@@ -2,7 +2,7 @@
 //!
 //! The file is made with O_TMPFILE and nothing but the loop device holds it, so that it is gone with the last mount,
 //! however that ends. mkfs.ext4 runs as root: run as the user, another process of the user could take hold of its
-//! descriptor, and write into the file what the kernel's ext4 then has to parse (D6). It reads nothing of the user's.
+//! descriptor, and write into the file what the kernel's ext4 then has to parse (ADR 4). It reads nothing of the user's.
 //! It works in memory, and what it wrote, some hundred KiB, is copied: on a disk it waits four times for fsync(2), which
 //! takes ten times as long as all else.
 

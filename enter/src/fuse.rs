@@ -1,4 +1,4 @@
-//! An image through squashfuse_ll, running as the user (D6): the bytes are parsed with the user's rights only.
+//! An image through squashfuse_ll, running as the user (ADR 4): the bytes are parsed with the user's rights only.
 //!
 //! Root opens /dev/fuse and mounts; the server gets that descriptor and the image's, nothing else, and runs outside
 //! the container's mount namespace, so it pins nothing. When the mount goes, its read of /dev/fuse ends with ENODEV

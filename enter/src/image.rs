@@ -50,7 +50,7 @@ impl Image {
         Ok(Self { file })
     }
 
-    /// How it is to be mounted (D6): by the kernel if root alone can have written it, else as the site says. Where that
+    /// How it is to be mounted (ADR 4): by the kernel if root alone can have written it, else as the site says. Where that
     /// is the kernel too, it is looked at first.
     pub fn how(&self, path: &Path, site: &Site, owner: &Owner<'_>) -> Result<How, Failure> {
         match self.admitted(path, site)? {

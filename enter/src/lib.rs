@@ -1,6 +1,6 @@
-//! Observes and acts (DESIGN 1): the only part of Grus that mounts.
+//! Observes and acts (docs/architecture.md): the only part of Grus that mounts.
 //!
-//! [`Builder`] makes one mount namespace per node and step (D1): it opens image and sources with the user's
+//! [`Builder`] makes one mount namespace per node and step (ADR 1): it opens image and sources with the user's
 //! permissions, asks `core` for the plan, acts the plan out on a thread of its own, and returns a
 //! [`Container`], which is one file descriptor. Each task calls [`Container::join`]. When the last task has ended
 //! and the descriptor is closed, the kernel takes mounts, loop device and memory away.

@@ -1,4 +1,4 @@
-//! Which ruling about the image's MPI holds on this node (D9): the one that was sent, if this node has the profiles
+//! Which ruling about the image's MPI holds on this node (ADR 9): the one that was sent, if this node has the profiles
 //! it was decided by; else a new one, from the facts beside the image.
 
 use std::path::Path;

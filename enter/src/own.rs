@@ -1,5 +1,5 @@
 //! What Grus makes for a container's mounts, each attached nowhere: directories in memory and on the node's disk, and
-//! SquashFS files by the same rule as images (D6).
+//! SquashFS files by the same rule as images (ADR 4).
 //!
 //! All before the new namespace is made: devices are at hand, and a server is started outside of what it serves.
 

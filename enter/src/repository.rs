@@ -1,4 +1,4 @@
-//! Reading an image repository (DESIGN D7) without a lock, and without trust in who may write it.
+//! Reading an image repository without a lock, and without trust in who may write it.
 //!
 //! A look-up costs three opens at most, whatever the number of images. Writing is the helper's.
 

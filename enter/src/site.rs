@@ -26,7 +26,18 @@ const MAX_FILES: usize = 256;
 /// Each file is checked after it was opened: regular, owned by root, not writable by group or others, of
 /// reasonable size; likewise every directory above it. Anything else is refused, so that the plugin fails closed.
 pub fn load(path: &Path) -> Result<Site, Refusal> {
-    let mut files = vec![(path.display().to_string(), trusted(path, MAX_FILE)?)];
+    with_parts(path, vec![(path.display().to_string(), trusted(path, MAX_FILE)?)])
+}
+
+/// As [`load`], of a site file that may be missing: then the defaults and `grus.d/*.toml` hold.
+pub fn load_if_there(path: &Path) -> Result<Site, Refusal> {
+    match path.symlink_metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => with_parts(path, vec![]),
+        _ => load(path),
+    }
+}
+
+fn with_parts(path: &Path, mut files: Vec<(String, String)>) -> Result<Site, Refusal> {
     for part in listed(&path.with_file_name("grus.d"))? {
         files.push((part.display().to_string(), trusted(&part, MAX_FILE)?));
     }

@@ -1,4 +1,4 @@
-//! Whether root alone can have written a file: the question behind D6 and behind reading a site file.
+//! Whether root alone can have written a file: the question behind ADR 4 and behind reading a site file.
 //!
 //! The file itself and every directory above it must be owned by root and not be writable by group or others; a
 //! sticky directory such as /tmp counts as writable. A POSIX ACL that lets anyone else write shows in the group bits

@@ -20,9 +20,10 @@ First steps:
 Exit status:
   0    done                          69   the registry cannot be reached
   1    the system failed (disk...)   77   the registry wants other credentials
-  2    wrong usage                   78   the site's set-up is at fault
+  2    wrong usage, no such image    78   the site's set-up is at fault
   65   the image is at fault         130  interrupted
-  66   no such image in the registry";
+  66   no such image in the registry
+'grus run' ends as its program does; 125, 126 and 127 are as Docker's.";
 
 /// Container images for Slurm: fetched ahead of time, by one program, without a daemon
 #[derive(Debug, Parser)]

@@ -29,7 +29,7 @@ pub struct Common {
     /// Read this site file instead of /etc/grus/grus.toml [env: GRUS_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Use the image repository in DIR instead of the site's choice [env: GRUS_REPOSITORY]
+    /// Use the image repository in DIR; srun looks in the site's choice only [env: GRUS_REPOSITORY]
     #[arg(long, global = true, value_name = "DIR")]
     pub repository: Option<PathBuf>,
     /// Act on the system repository, which all users share (changes need root)

@@ -1,4 +1,4 @@
-//! Owns what ends a command early: one sentence, one way out and one exit code for each kind (DESIGN 5).
+//! Owns what ends a command early: one sentence, one way out and one exit code for each kind.
 //! Everything below returns a [`Failure`]; only [`crate::cli`] prints it. Text that others wrote has passed
 //! through [`printable`] before it gets here.
 

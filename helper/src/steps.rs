@@ -74,7 +74,7 @@ fn listed(text: &str) -> Vec<Step> {
     let step = |line: &str| {
         let mut parts = line.split('|').map(|part| printable(part.trim()));
         let step = Step { id: parts.next()?, name: parts.next()?, time: parts.next()?, nodes: parts.next()? };
-        // `17.batch`, `17.extern`, `17.interactive` have no container of their own.
+        // `17.batch`, `17.extern`, `17.interactive` cannot be joined by number.
         let numbered = step.id.rsplit('.').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
         numbered.then_some(step)
     };

@@ -149,7 +149,7 @@ fn guarded(grus: &mut Grus, hook: Hook, spank: &mut SpankHandle) -> Outcome {
 /// Options as typed, in the order Slurm handed them over: row of the table and value.
 static TYPED: Mutex<Vec<(&'static Spec, String)>> = Mutex::new(Vec::new());
 
-/// Notes an option. Slurm calls it on the nodes too, where the one variable of D3 counts instead.
+/// Notes an option. Slurm calls it on the nodes too, where the one variable counts instead.
 extern "C" fn option_typed(row: c_int, value: *const c_char, remote: c_int) -> c_int {
     let noted = catch_unwind(|| {
         let spec = usize::try_from(row).ok().and_then(|row| TABLE.get(row));

@@ -1,4 +1,4 @@
-//! The image at submission (D11): found as the user in the user's and the system's repository, pulled once if
+//! The image at submission: found as the user in the user's and the system's repository, pulled once if
 //! need be, and pinned, so that all nodes and all later steps run the same bytes.
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //! It owns the meeting with Slurm: which hook does what ([`hooks`]), options and images at submission
 //! ([`submit`]), the container's life in slurmstepd ([`step`]). It decides nothing about containers (that is
 //! `grus_core`) and mounts nothing (that is `grus_enter`). A job that asked for a container gets that
-//! container or a failed task: never the bare host, never a drained node (DESIGN D2).
+//! container or a failed task: never the bare host, never a drained node (ADR 3).
 
 pub mod abi;
 mod cgroup;

@@ -1,4 +1,4 @@
-//! The site's `grus` program, run as the user on the submitting host: it pulls what is missing (D11), and rules on
+//! The site's `grus` program, run as the user on the submitting host: it pulls what is missing, and rules on
 //! the MPI of an image where no ruling is kept yet (docs/adr/0009).
 
 use std::os::unix::process::ExitStatusExt;

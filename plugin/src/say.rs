@@ -1,4 +1,4 @@
-//! What people get to read: one line of what failed and one with the way out (DESIGN 5), through Slurm's own
+//! What people get to read: one line of what failed and one with the way out, through Slurm's own
 //! log, which leads to srun's standard error or the batch output.
 
 use grus_core::refusal::printable;

@@ -1,7 +1,7 @@
 //! The plugin's arguments in plugstack.conf, and the site's configuration they lead to.
 //!
 //! The one argument is `config=PATH`. A file that is named must be there; the default one may be missing, and
-//! then the defaults hold. Everything else is refused, but only to those who ask for a container.
+//! then the defaults and grus.d hold. Everything else is refused, but only to those who ask for a container.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,7 @@ const DEFAULT: &str = "/etc/grus/grus.toml";
 pub fn site(arguments: &[&str]) -> Result<Site, Refusal> {
     match config(arguments)? {
         Some(named) => grus_enter::site::load(&named),
-        None if Path::new(DEFAULT).symlink_metadata().is_ok() => grus_enter::site::load(Path::new(DEFAULT)),
-        None => Ok(Site::defaults()),
+        None => grus_enter::site::load_if_there(Path::new(DEFAULT)),
     }
 }
 

@@ -1,10 +1,10 @@
-//! Which Slurm this process is, from its API number: one plugin file serves every release (D10).
+//! Which Slurm this process is, from its API number: one plugin file serves every release (ADR 2).
 //!
 //! Since 21.08 Slurm refuses a plugin whose `plugin_version` differs from its own in major or minor. The
 //! number is not fixed when the plugin is built but looked up when it is loaded. Refused are releases before
 //! 20.11, with a version of 0.
 
-/// `slurm_api_version() >> 16` of each release that was tried, and its major and minor number.
+/// `slurm_api_version() >> 16` of each release whose headers were read, and its major and minor number.
 const RELEASES: &[(u32, u32, u32)] = &[
     (36, 20, 11),
     (37, 21, 8),
@@ -42,7 +42,7 @@ mod tests {
     use crate::slurm_constants::SLURM_VERSION_NUMBER;
 
     #[test]
-    fn every_tried_release_is_stamped_as_its_header_says() {
+    fn every_known_release_is_stamped_as_its_header_says() {
         // SLURM_VERSION_NUMBER of the releases, micro 0: slurm/slurm_version.h.
         let expected = [
             0x140b00, 0x150800, 0x160500, 0x170200, 0x170b00, 0x180500, 0x180b00, 0x190500, 0x190b00,

@@ -307,7 +307,7 @@ pub fn unreadable(error: SpankError) -> Refusal {
         .hint("this is a bug of Grus or Slurm; tell the administrator")
 }
 
-/// Batch scripts and salloc's shells stay on the host unless asked for; what srun starts runs inside (D4).
+/// Batch scripts and salloc's shells stay on the host unless asked for; what srun starts runs inside.
 fn runs_inside(step: u32, request: &Request, site: &Site) -> bool {
     match step {
         SLURM_EXTERN_CONT => false,

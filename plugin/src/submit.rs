@@ -1,5 +1,5 @@
 //! The submit side: srun, sbatch and salloc. Options become one request with a pinned image, which travels as
-//! one variable (D3). What is wrong ends the submission here, before anything is allocated.
+//! one variable. What is wrong ends the submission here, before anything is allocated.
 
 use std::env;
 use std::ffi::OsStr;
@@ -90,7 +90,7 @@ impl Submit {
 /// would override what the job's command line had overridden. A script may set them anew.
 fn variables(role: Role) -> Result<Request, Refusal> {
     let read = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let request = typed::from_variables(read, &directory()?)?;
+    let request = Request::from_variables(read, &directory()?)?;
     if role == Role::Job {
         variables::all().iter().for_each(|name| env::remove_var(name));
     }
@@ -173,7 +173,7 @@ fn refuse_slurms_own_option() -> Result<(), Refusal> {
     }
 }
 
-/// Whether there is a batch script and it runs outside of the container (D4).
+/// Whether there is a batch script and it runs outside of the container.
 fn stays_on_host(request: &Request, site: &Site) -> bool {
     // As it was called: in a container (--container-slurm) the executable is the loader.
     let program = PathBuf::from(env::args_os().next().unwrap_or_default());

@@ -6,7 +6,6 @@
 //!
 //! Variables of the environment come before both: an option of the command line replaces its variable, lists too.
 
-use grus_core::options::variables::{self, Given};
 use grus_core::options::Spec;
 use grus_core::path::AbsPath;
 use grus_core::request::Request;
@@ -26,17 +25,6 @@ pub fn request<'a>(
             one.set(spec.opt, value, cwd)?;
             request = one.over(request);
         }
-    }
-    Ok(request)
-}
-
-/// The request that the environment makes. What is wrong is refused by the variable's name.
-pub fn from_variables(read: impl Fn(&str) -> Option<String>, cwd: &AbsPath) -> Result<Request, Refusal> {
-    let mut request = Request::default();
-    for Given { spec, value, variable } in variables::given(read)? {
-        request
-            .set(spec.opt, &value, cwd)
-            .map_err(|refusal| Refusal { what: format!("{variable}: {}", refusal.what), ..refusal })?;
     }
     Ok(request)
 }
@@ -80,7 +68,7 @@ mod tests {
             "GRUS_CONTAINER_MOUNT_HOME" => Some("1".to_owned()),
             _ => None,
         };
-        let variables = from_variables(read, &cwd).expect("good");
+        let variables = Request::from_variables(read, &cwd).expect("good");
         assert!(variables.wants_container());
         let line = typed(&["mount=/a", "no-container-mount-home"]).expect("good");
         let both = line.over(variables.clone());
@@ -88,7 +76,7 @@ mod tests {
         assert_eq!((both.image.is_some(), both.mount_home), (true, Some(false)));
         assert!(!typed(&["container-image=none"]).expect("good").over(variables).wants_container());
         let wrong = |name: &str| (name == "PYXIS_CONTAINER_UNSHARE").then(|| "pid".to_owned());
-        let refusal = from_variables(wrong, &cwd).expect_err("not known");
+        let refusal = Request::from_variables(wrong, &cwd).expect_err("not known");
         assert_eq!(refusal.what, "PYXIS_CONTAINER_UNSHARE: --container-unshare=pid is not known");
     }
 

@@ -1,4 +1,4 @@
-//! Batch jobs and allocations: the script stays on the host, its steps inherit, each may choose otherwise (D4).
+//! Batch jobs and allocations: the script stays on the host, its steps inherit, each may choose otherwise.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Getting images at submission (D11), on the submitting host and as the user.
+//! Getting images at submission, on the submitting host and as the user.
 
 use std::time::Duration;
 

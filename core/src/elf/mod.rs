@@ -1,4 +1,4 @@
-//! What ELF files say about themselves, as far as a library swap depends on it (D9).
+//! What ELF files say about themselves, as far as a library swap depends on it (ADR 9).
 //!
 //! Owns: [`Object`], the facts of one file, read from any [`ReadAt`]; [`ImageFacts`], those of a whole image.
 //! Images are strangers' bytes: every size, count and string is bounded, and a file that lies yields an error

@@ -1,8 +1,8 @@
 //! Options given by the environment: `GRUS_CONTAINER_IMAGE` for `--container-image`, and so on, and Pyxis's names for
-//! those that Pyxis has. A flag's variable is 1/0, true/false, yes/no or y/n; where there is a `--no-` form, a false
-//! value means that one. An empty variable says nothing.
+//! those that Pyxis has. A flag's variable is 1/0, true/false, yes/no or y/n; a false value means the opposite option,
+//! as with Pyxis, and nothing where there is none. An empty variable says nothing.
 
-use super::{by_name, Spec, TABLE};
+use super::{by_name, Opt, Spec, TABLE};
 use crate::refusal::{printable, Refusal};
 
 /// Options that Pyxis has variables for (Pyxis's args.c).
@@ -86,7 +86,11 @@ pub fn given(read: impl Fn(&str) -> Option<String>) -> Result<Vec<Given>, Refusa
 fn flag(spec: &'static Spec, name: &str, value: &str) -> Result<Option<&'static Spec>, Refusal> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "y" => Ok(Some(spec)),
-        "0" | "false" | "no" | "n" => Ok(by_name(&format!("no-{}", spec.name))),
+        "0" | "false" | "no" | "n" => Ok(match spec.opt {
+            Opt::Writable => by_name("container-readonly"),
+            Opt::Readonly => by_name("container-writable"),
+            _ => by_name(&format!("no-{}", spec.name)),
+        }),
         _ => Err(Refusal::user(format!("{name}={} is neither true nor false", printable(value)))
             .hint("use 1 or 0, or unset it")),
     }
@@ -112,6 +116,7 @@ mod tests {
             ("GRUS_CONTAINER_WRITABLE", "1"),
             ("GRUS_CONTAINER_READONLY", "0"),
             ("GRUS_CONTAINER_PULL", ""),
+            ("GRUS_CONTAINER_BATCH", "0"),
         ]);
         let expected = [
             ("container-image", "a"),
@@ -120,8 +125,16 @@ mod tests {
             ("writable-volatile", "/opt"),
             ("no-container-mount-home", ""),
             ("container-writable", ""),
+            ("container-writable", ""),
         ];
         assert_eq!(found.expect("good"), expected.map(|(n, v)| (n, v.to_owned())));
+    }
+
+    #[test]
+    fn not_writable_is_read_only() {
+        let one = |name: &str, value: &str| said(&[(name, value)]).expect("good")[0].0;
+        assert_eq!(one("PYXIS_CONTAINER_WRITABLE", "0"), "container-readonly");
+        assert_eq!(one("GRUS_CONTAINER_READONLY", "no"), "container-writable");
     }
 
     #[test]

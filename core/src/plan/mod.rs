@@ -101,7 +101,7 @@ impl LaunchPlan {
     }
 }
 
-/// How the image is mounted (D6).
+/// How the image is mounted (ADR 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// Loop device and the kernel's SquashFS: bytes that only root can write.
@@ -186,7 +186,7 @@ pub enum Op {
         /// Nothing in it can be executed.
         noexec: bool,
     },
-    /// The tree of a SquashFS file, read-only, mounted as images are (D6).
+    /// The tree of a SquashFS file, read-only, mounted as images are (ADR 4).
     Squashfs {
         /// The file, on the host.
         source: AbsPath,

@@ -1,4 +1,4 @@
-//! The host's MPI stack in a plan (D9): the binds, links and texts of a [`Swap`] that was decided and proved.
+//! The host's MPI stack in a plan (ADR 9): the binds, links and texts of a [`Swap`] that was decided and proved.
 
 use super::decide::Launch;
 use super::draft::{below, Draft};

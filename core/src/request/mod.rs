@@ -1,4 +1,4 @@
-//! What the user asks for: options with their meaning, merged, and carried to the nodes as one text (D3).
+//! What the user asks for: options with their meaning, merged, and carried to the nodes as one text.
 //!
 //! srun, sbatch and salloc build a [`Request`] with [`Request::set`], pin its image, and send
 //! [`Request::encode`]. slurmstepd reads it back with [`Request::decode`], which trusts nothing: every type
@@ -6,6 +6,7 @@
 
 mod components;
 mod parse;
+mod variables;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -85,7 +86,7 @@ impl Unshare {
     }
 }
 
-/// When an image is pulled at submission (D11).
+/// When an image is pulled at submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PullPolicy {
@@ -376,7 +377,7 @@ fn not_read(error: &serde_json::Error) -> Refusal {
 
 fn malformed(why: &str) -> Refusal {
     Refusal::user(format!("{VARIABLE} does not hold container options: {}", printable(why)))
-        .hint("do not set this variable by hand; use the options of srun and sbatch")
+        .hint("install one release of Grus on all machines, and do not set this variable by hand")
 }
 
 const WORKDIR_FLAGS: [Opt; 2] = [Opt::MountWorkdir, Opt::NoMountWorkdir];

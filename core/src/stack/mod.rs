@@ -1,4 +1,4 @@
-//! Host profiles: what one MPI stack of the host is, `/etc/grus/stacks/NAME.toml`.
+//! Host profiles: what one MPI stack of the host, or a libfabric alone, is: `/etc/grus/stacks/NAME.toml`.
 //!
 //! Owns: the format, its checks and its text. `grus host scan` writes one from the host's files; people read
 //! and edit it; the decision ([`crate::swap`]) trusts it as it trusts the site's configuration. Refuses:

@@ -39,7 +39,7 @@ impl Stack {
     fn head(&self, out: &mut String) {
         line(
             out,
-            "# A host stack of Grus: libraries that replace an image's own at launch. See grus.toml(5).",
+            "# A host stack of Grus: libraries that replace an image's own. See HOST STACKS in grus.toml(5).",
         );
         line(out, format!("format = {}", self.format));
         if !self.description.is_empty() {

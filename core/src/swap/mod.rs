@@ -1,4 +1,4 @@
-//! The decision which libraries of the host replace an image's own (D9), and the proof that they fit.
+//! The decision which libraries of the host replace an image's own (ADR 9), and the proof that they fit.
 //!
 //! Pure: [`ImageFacts`] and [`Stack`]s in, a [`Decision`] out: a [`Swap`] (what to bind, link and set), or a
 //! refusal that names both sides, with every reason along the way. Owns the rules: an MPI is swapped whole or

@@ -15,6 +15,7 @@ Examples:
   grus config --changed             only what some file sets
   grus config mounts                the keys of a section
   grus config repository.user       the value alone, for scripts
+  grus config module                the site's modules
   grus config --json | jq '.repository'
 
 What each key means is in grus.toml(5). Steps read the site file on their own
@@ -67,7 +68,7 @@ impl Args {
         let all = Site::in_force(&context.site_files()?)?;
         let wanted = self.wanted(&all)?;
         if let ([one], Some(key)) = (&wanted[..], &self.key) {
-            if one.key.name == key && !self.json {
+            if &one.key == key && !self.json {
                 // A string as it is, without quotes: for $(...).
                 let text = one.value.as_str().map_or_else(|| one.text(), str::to_owned);
                 return output::print(&format!("{}\n", printable(&text)));
@@ -83,7 +84,7 @@ impl Args {
                 repository_from: from,
                 keys: wanted
                     .iter()
-                    .map(|one| Shown { key: one.key.name, value: &one.value, from: &one.from })
+                    .map(|one| Shown { key: &one.key, value: &one.value, from: &one.from })
                     .collect(),
                 options,
             });
@@ -91,7 +92,7 @@ impl Args {
         let mut rows = vec![["KEY", "VALUE", "FROM"].map(str::to_owned).to_vec()];
         for one in &wanted {
             let origin = if one.from.is_empty() { "default".into() } else { one.from.join(", ") };
-            rows.push(vec![one.key.name.to_owned(), printable(&one.text()), printable(&origin)]);
+            rows.push(vec![printable(&one.key), printable(&one.text()), printable(&origin)]);
         }
         if self.key.is_none() {
             if let Some(repository) = repository.filter(|_| from != "repository.user") {
@@ -105,15 +106,14 @@ impl Args {
     }
 
     fn wanted<'a>(&self, all: &'a [InForce]) -> Result<Vec<&'a InForce>, Refusal> {
-        let section = |one: &InForce, key: &str| one.key.name.split('.').next() == Some(key);
+        let section = |one: &InForce, key: &str| one.key.split('.').next() == Some(key);
         let named = |one: &&InForce| match &self.key {
-            Some(key) => one.key.name == key || section(one, key),
+            Some(key) => one.key == *key || section(one, key),
             None => true,
         };
         let found: Vec<&InForce> = all.iter().filter(named).collect();
         if let (true, Some(key)) = (found.is_empty(), &self.key) {
-            let names =
-                all.iter().flat_map(|one| [Some(one.key.name), one.key.name.split('.').next()]).flatten();
+            let names = all.iter().flat_map(|one| [Some(&*one.key), one.key.split('.').next()]).flatten();
             let near = nearest(key, names).map_or(String::new(), |near| format!("did you mean {near}? "));
             return Err(Refusal::user(format!("there is no key {}", printable(key)))
                 .hint(format!("{near}'grus config' lists them all")));

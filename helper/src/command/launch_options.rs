@@ -13,7 +13,7 @@ pub struct LaunchOptions {
 }
 
 impl LaunchOptions {
-    /// The request that srun would make of these options and `image`, in the directory `cwd`.
+    /// The request that srun would make of these options and `image`, without variables, in the directory `cwd`.
     pub fn request(&self, image: Option<&str>, cwd: &AbsPath) -> Result<Request, Refusal> {
         let mut request = Request::default();
         if let Some(image) = image {

@@ -13,7 +13,7 @@ use grus_core::plan::{decide, wants_devices, wish, Host, How, Job, Kind, Launch,
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
-use grus_core::request::Image;
+use grus_core::request::{Image, Request};
 use grus_core::site::UserImages;
 use grus_enter::repository::{find, meta_beside};
 use grus_enter::{cdi, library};
@@ -31,9 +31,10 @@ Examples:
   grus plan ubuntu:24.04 --mount=/scratch:/data:ro --writable-volatile=/var/tmp
   grus plan --container-image=./app.squashfs --no-container-mount-home
 
-The plan is that of a job submitted from here. What only the job knows, such as
-the directories of Slurm and PMIx, is not in it. Nothing is mounted and no
-privilege is needed.";
+The plan is that of a job submitted from here, with the variables that stand for
+options (GRUS_CONTAINER_MOUNTS and the like). What only the job knows, such as the
+directories of Slurm and PMIx, is not in it. Nothing is mounted and no privilege
+is needed.";
 
 /// Arguments of `grus plan`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,9 @@ impl Found {
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let cwd = working_directory()?;
-        let request = self.options.request(self.image.as_deref(), &cwd)?;
+        let variable = |name: &str| context.environment.get(name).cloned();
+        let variables = Request::from_variables(variable, &cwd)?;
+        let request = self.options.request(self.image.as_deref(), &cwd)?.over(variables);
         let Some(image) = &request.image else {
             return Err(Refusal::user("no image is named")
                 .hint(format!("write 'grus plan IMAGE' or add --{}", image_option()))
@@ -139,7 +142,7 @@ pub(super) fn file(path: &AbsPath) -> Result<Found, Failure> {
     Ok(Found { path: path.clone(), config, system: false })
 }
 
-/// How a node would mount it (D6): by the kernel only what root alone can write, unless the site trusts its users.
+/// How a node would mount it (ADR 4): by the kernel only what root alone can write, unless the site trusts its users.
 fn how(context: &Context, found: &Found) -> Result<How, Failure> {
     let roots = found.system
         && fs::metadata(found.path.as_path()).is_ok_and(|m| m.uid() == 0 && m.mode() & 0o022 == 0);

@@ -80,7 +80,8 @@ fn own(repository: &Repository) -> Vec<Check> {
     let (root, there) = (repository.root(), nearest_there(repository.root()));
     let shown = root.display();
     let elsewhere =
-        "choose another place: export GRUS_REPOSITORY=/scratch/$USER/grus, or repository.user in grus.toml";
+        "repository.user in grus.toml, the administrator's, chooses another place; GRUS_REPOSITORY and \
+                     --repository do for grus alone, srun does not look there";
     let bad = |found: String| {
         let check = Check::fails("repository.user", found).means("images cannot be pulled or imported");
         vec![check.mend(elsewhere)]
@@ -121,7 +122,7 @@ fn place(shown: &str, (kind, reach): (&str, Reach)) -> Check {
         ),
         Reach::Memory => Check::warning("repository.user", format!("{found}: in this machine's memory"))
             .means("other nodes do not see the images, and a reboot takes them away")
-            .mend("choose a shared file system: repository.user in grus.toml, or export GRUS_REPOSITORY"),
+            .mend("repository.user in grus.toml: a file system that all nodes mount"),
     }
 }
 
@@ -153,7 +154,7 @@ fn speed(dir: &Path) -> Check {
                 false => Check::ok(name, found),
                 true => Check::warning(name, found)
                     .means("pulls wait for this file system")
-                    .mend("choose a faster one: repository.user in grus.toml, or export GRUS_REPOSITORY"),
+                    .mend("repository.user in grus.toml: a faster file system"),
             }
         }
         Err(e) => {

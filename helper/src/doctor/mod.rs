@@ -125,6 +125,9 @@ impl Patient<'_> {
     fn needs_kernel_mounts(&self) -> bool {
         !self.context.site.repository.system.is_empty()
             || self.context.site.security.user_images == UserImages::Kernel
+            || self.context.site.scratch.dir.is_some()
+            || self.context.site.volatile.dir.is_some()
+            || self.context.site.node_cache.dir.is_some()
     }
 }
 

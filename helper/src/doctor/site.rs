@@ -33,15 +33,15 @@ fn file(patient: &Patient) -> Check {
         let check = Check::fails(name, failure.to_string()).means(none);
         return check.mend(format!("$EDITOR {shown}; every key is explained in 'man grus.toml'"));
     }
-    if !path.exists() {
-        let check = Check::fails(name, format!("there is no {shown}")).means(none);
-        return match path == Path::new(SITE_FILE) {
-            true => check.mend("cp /usr/share/doc/grus/grus.toml /etc/grus/grus.toml"),
-            false => check.mend("make it; an empty file means the defaults"),
-        };
-    }
     // As the plugin reads it, which trusts it only if root alone can write it.
-    match grus_enter::site::load(path) {
+    let (read, missing) = match path.exists() || path != Path::new(SITE_FILE) {
+        true => (grus_enter::site::load(path), false),
+        false => (grus_enter::site::load_if_there(path), true),
+    };
+    match read {
+        Ok(_) if missing => {
+            Check::ok(name, format!("there is no {shown}: the defaults hold, and what is in grus.d"))
+        }
         Ok(_) => Check::ok(name, format!("{shown} is valid, and root's alone")),
         Err(refusal) => {
             let check = Check::fails(name, &refusal.what).means(none);

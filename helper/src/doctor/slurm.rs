@@ -50,7 +50,7 @@ fn version(said: Result<Answer, Silence>) -> Check {
         }
         _ => Check::warning(name, format!("{said}: the plugin is made for 21.08 to 26.05"))
             .means("it may load and not work")
-            .mend("ask Grus's release notes for this release of Slurm"),
+            .mend("see 'Install' in Grus's README for the releases of Slurm it is made for"),
     }
 }
 

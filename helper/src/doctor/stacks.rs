@@ -13,7 +13,7 @@ const NAMED: usize = 3;
 
 pub fn checks(patient: &Patient) -> Vec<Check> {
     let dir = patient.context.stacks_dir();
-    let again = "grus host scan (as root), and 'man grus-host-scan'";
+    let again = "grus host scan --replace (as root; it writes over changes), and 'man grus-host-scan'";
     // As the plugin reads them.
     let stacks = match Profiles::load(&dir).and_then(|profiles| profiles.parse()) {
         Ok(stacks) => stacks,

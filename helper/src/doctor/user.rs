@@ -42,7 +42,8 @@ fn switched_off() -> Option<&'static str> {
 
 fn user_namespace() -> Check {
     let name = "user.namespaces";
-    let means = "--container-remap-root does not work here; nothing else in a Slurm step needs them";
+    let means =
+        "--container-remap-root and 'grus run' do not work here; nothing else in a Slurm step needs them";
     match (probe::user_namespace(), switched_off()) {
         (Ok(()), _) => Check::ok(name, "this user can have user namespaces"),
         (Err(why), Some(mend)) => {

@@ -1,4 +1,4 @@
-//! Rules on Rust source, read as syntax: `unsafe` in two files, mounts in one crate, short functions, telling
+//! Rules on Rust source, read as syntax: `unsafe` in three files, mounts in one crate, short functions, telling
 //! names, a header on every module.
 
 use anyhow::Result;
