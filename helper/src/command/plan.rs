@@ -31,10 +31,10 @@ Examples:
   grus plan ubuntu:24.04 --mount=/scratch:/data:ro --writable-volatile=/var/tmp
   grus plan --container-image=./app.squashfs --no-container-mount-home
 
-The plan is that of a job submitted from here, with the variables that stand for
-options (GRUS_CONTAINER_MOUNTS and the like). What only the job knows, such as the
-directories of Slurm and PMIx, is not in it. Nothing is mounted and no privilege
-is needed.";
+The plan is that of a job submitted from here, with the variables that stand
+for options (GRUS_CONTAINER_MOUNTS and the like). What only the job knows, such
+as the directories of Slurm and PMIx, is not in it. Nothing is mounted and no
+privilege is needed.";
 
 /// Arguments of `grus plan`.
 #[derive(Debug, clap::Args)]
