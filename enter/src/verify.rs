@@ -60,6 +60,7 @@ fn trace(check: &Check, environment: &[CString], identity: Option<Identity<'_>>)
         arguments: &arguments,
         environment,
         descriptors: &[null.as_fd(), end.as_fd(), end.as_fd()],
+        cgroups: &[],
         limits: LIMITS,
         identity,
     };
