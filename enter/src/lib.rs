@@ -11,6 +11,7 @@
 
 pub mod account;
 mod apply;
+mod below;
 mod builder;
 mod cache;
 mod call;
@@ -42,8 +43,8 @@ pub mod rootless;
 pub mod rulings;
 mod running;
 mod saved;
-pub mod saving;
 mod saver;
+pub mod saving;
 mod server;
 pub mod site;
 mod skeleton;
@@ -62,5 +63,5 @@ pub use builder::{Builder, Inputs, StepId, TIME_LIMIT};
 pub use container::{Container, Timings};
 pub use failure::{Failed, Failure, Phase};
 pub use kept::remove as remove_kept;
-pub use unkillable::Guard;
 pub use saver::{Said, Saver};
+pub use unkillable::Guard;
