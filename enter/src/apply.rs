@@ -5,10 +5,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use grus_core::plan::{Kind, LaunchPlan, Op};
+use grus_core::plan::{Host, Kind, LaunchPlan, Op, Opener};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
+use crate::below::Mounts;
 use crate::call::{
     attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During, PLAIN,
 };
@@ -167,20 +168,29 @@ fn whole(image: OwnedFd, scratch: &Scratch, volatile: &mut Layers<'_>) -> Result
     Ok(overlay)
 }
 
-/// Clones every source, with all that is mounted below it.
+/// Clones every source, with all that is mounted below it; a site's may be without.
 ///
 /// Before the new namespace is made: open_tree(2) clones only mounts of the caller's own namespace, and these
 /// descriptors are of the old one. The clones are attached nowhere, so nothing on the host sees them.
 fn clones(plan: &LaunchPlan, sources: &Sources<'_>) -> Result<Vec<OwnedFd>, Failure> {
     let mut clones = vec![];
+    let mut below = None;
     for op in &plan.mounts {
         let Op::Bind { source, recursive, readonly, noexec, devices, opener, .. } = op else { continue };
-        let tree = sources
-            .with(source, *opener, |fd| clone_tree(fd.as_fd(), *recursive, source.as_path()))
-            .unwrap_or_else(|| {
-                Err(Broken::new(format!("bind {source}: not opened"), rustix::io::Errno::BADF))
-            })
-            .during(Phase::Sources)?;
+        let users = *opener == Opener::User;
+        let directory = sources.source(source, *opener) == Ok(Kind::Directory);
+        let tree = sources.with(source, *opener, |fd| {
+            if users && directory {
+                let mounts = match below.take() {
+                    Some(mounts) => mounts,
+                    None => Mounts::read().during(Phase::Sources)?,
+                };
+                below.insert(mounts).admit(fd, source.as_path(), *recursive)?;
+            }
+            clone_tree(fd.as_fd(), *recursive || users, source.as_path()).during(Phase::Sources)
+        });
+        let not_opened = || Broken::new(format!("bind {source}: not opened"), rustix::io::Errno::BADF);
+        let tree = tree.unwrap_or_else(|| Err(not_opened().during(Phase::Sources)))?;
         let mut set = MountAttrFlags::MOUNT_ATTR_NOSUID;
         set.set(MountAttrFlags::MOUNT_ATTR_NODEV, !devices);
         set.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);

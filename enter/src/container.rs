@@ -50,6 +50,8 @@ pub struct Container {
     pub saved: Option<OwnedFd>,
     /// The processes that serve the image and other SquashFS files.
     pub(crate) servers: Vec<Served>,
+    /// Whose it is.
+    pub(crate) uid: u32,
     /// What lets other steps join; held open for them.
     #[expect(dead_code, reason = "a descriptor that others read")]
     pub(crate) told: OwnedFd,
@@ -124,7 +126,7 @@ impl Container {
     /// Watches that no killed task waits for a server for ever; `told` hears whose connection was given up for that. Call
     /// it as root, from the process that lives as long as the step. None: nothing here is served.
     pub fn guard(&self, told: impl Fn(&str) + Send + 'static) -> Result<Option<Guard>, Failure> {
-        Guard::of(&self.namespace, &self.servers, told).during(Phase::Join)
+        Guard::of(&self.namespace, &self.servers, self.uid, told).during(Phase::Join)
     }
 
     /// The end of the step: a server that its user has stopped goes on, sees that the mount goes, and ends. It is not

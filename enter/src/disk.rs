@@ -129,6 +129,7 @@ impl Disk<'_> {
             arguments: &arguments,
             environment: &[],
             descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), file.as_fd()],
+            cgroups: &[],
             limits: LIMITS,
             identity: Some(Identity { uid: 0, gid: 0, gids: &[] }),
         };

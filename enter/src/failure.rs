@@ -45,6 +45,8 @@ pub enum Phase {
     Verify,
     /// A task's joining.
     Join,
+    /// Saving the container.
+    Save,
 }
 
 impl fmt::Display for Phase {
@@ -67,6 +69,7 @@ impl fmt::Display for Phase {
             Phase::Pivot => "cannot change to the container's root",
             Phase::Verify => "cannot verify the host's libraries in the container",
             Phase::Join => "cannot join the container",
+            Phase::Save => "the container is not saved",
         })
     }
 }

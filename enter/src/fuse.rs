@@ -80,6 +80,7 @@ pub(crate) fn mount(
         arguments: &arguments,
         environment: &[],
         descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), image.as_fd(), device.as_fd()],
+        cgroups: &[],
         limits: &[],
         identity: owner.identity,
     };

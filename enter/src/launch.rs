@@ -124,9 +124,8 @@ fn on(
 ) -> Result<Container, Failure> {
     let Ground { root, how, meta, server, cache, .. } = ground;
     progress.enter(Phase::Plan, &mut clock);
-    let sources = Sources::new(credentials);
+    let (sources, tree) = (Sources::new(credentials), Tree::new(root.mount()));
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
-    let tree = Tree::new(root.mount());
     let ruling = ruling(inputs, credentials, (&tree, &sources), &config, &name(inputs, meta.as_ref()))?;
     let devices = cdi::wanted(inputs);
     let launch = Launch {
@@ -172,6 +171,7 @@ fn on(
         cache,
         seccomp: inputs.site.security.seccomp,
         servers,
+        uid: inputs.uid,
         told,
     })
 }

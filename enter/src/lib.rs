@@ -11,6 +11,7 @@
 
 pub mod account;
 mod apply;
+mod below;
 mod builder;
 mod cache;
 mod call;
@@ -42,6 +43,7 @@ pub mod rootless;
 pub mod rulings;
 mod running;
 mod saved;
+mod saver;
 pub mod saving;
 mod server;
 pub mod site;
@@ -61,4 +63,5 @@ pub use builder::{Builder, Inputs, StepId, TIME_LIMIT};
 pub use container::{Container, Timings};
 pub use failure::{Failed, Failure, Phase};
 pub use kept::remove as remove_kept;
+pub use saver::{Said, Saver};
 pub use unkillable::Guard;

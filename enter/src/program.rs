@@ -20,7 +20,7 @@ use crate::failure::{reason, Failure, Phase};
 use crate::trust::{is_regular, path_of, why_not_roots};
 
 /// How much of what a program says is read, in bytes.
-const MAX_OUTPUT: usize = 1 << 20;
+pub(crate) const MAX_OUTPUT: usize = 1 << 20;
 
 /// A program, and what is to be said where it cannot be run.
 #[derive(Debug)]
@@ -140,6 +140,8 @@ pub(crate) struct Program<'a> {
     pub environment: &'a [CString],
     /// What becomes its descriptors from 0 on; at most [`MOST_DESCRIPTORS`].
     pub descriptors: &'a [BorrowedFd<'a>],
+    /// Open `cgroup.procs` files of the cgroups that it is to be in, if not in its caller's.
+    pub cgroups: &'a [BorrowedFd<'a>],
     /// Limits of its own, hard and soft (setrlimit(2)).
     pub limits: &'a [(Resource, u64)],
     /// Whom it runs as; None: as whom its caller does.

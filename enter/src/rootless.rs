@@ -266,15 +266,11 @@ fn in_memory(plan: &LaunchPlan) -> Vec<String> {
 fn as_user(failure: Failure) -> Failure {
     let Failure::Failed(failed) = failure else { return failure };
     let is = |errno: Errno| failed.errno == Some(errno.raw_os_error());
-    let advice = match failed.phase {
-        Phase::Sources if is(Errno::INVAL) => {
-            "what is mounted below a source comes with it where there is no root: leave 'recursive=false' out"
-        }
-        _ if is(Errno::PERM) || is(Errno::ACCESS) => {
-            "this host does not let users mount in a user namespace (AppArmor, SELinux or seccomp); ask the \
-             administrator, or run it in a job"
-        }
-        _ => return Failure::Failed(failed),
-    };
+    if !is(Errno::PERM) && !is(Errno::ACCESS) {
+        return Failure::Failed(failed);
+    }
+    let advice =
+        "this host does not let users mount in a user namespace (AppArmor, SELinux or seccomp); ask the \
+                  administrator, or run it in a job";
     Failure::Failed(Failed { advice: Some(advice.into()), ..failed })
 }

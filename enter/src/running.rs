@@ -4,6 +4,10 @@
 //! its tasks were given. A joining step's slurmstepd reads both from the other's open files (proc_pid_fd(5)), which
 //! only root can do; and it trusts only a process whose real user id is root's and whose program is its own.
 //!
+//! Not all that such a process has open is its own: slurmstepd opens the files of tasks' output that the user names, as
+//! the user, and these may be links of /proc to a file in memory of the user's. So the file must be root's, and sealed
+//! (fcntl(2), 'File Sealing'), which no file is but one in memory.
+//!
 //! All is read below one descriptor of `/proc/PID`. Such a descriptor is of that one process: once it has ended,
 //! nothing is found there, whoever has its number then.
 
@@ -13,7 +17,7 @@ use std::os::fd::OwnedFd;
 
 use grus_core::plan::LaunchPlan;
 use grus_core::running::{not_there, Running, MAX_TEXT, MEMORY_FILE};
-use rustix::fs::{Dir, MemfdFlags, Mode, OFlags};
+use rustix::fs::{fcntl_add_seals, fcntl_get_seals, Dir, MemfdFlags, Mode, OFlags, SealFlags};
 
 use crate::builder::Inputs;
 use crate::call::{open_own, stat, Broken, Called, During};
@@ -22,6 +26,10 @@ use crate::failure::{Failure, Phase};
 use crate::namespaces::{Owned, KINDS};
 use crate::server::Served;
 use crate::timing::Clock;
+
+/// Nobody changes the file any more once it is written.
+const SEALS: SealFlags =
+    SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK).union(SealFlags::SEAL);
 
 /// What a step joins.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +61,24 @@ pub(crate) fn told(inputs: &Inputs, plan: &LaunchPlan, joined: Joined<'_>) -> Ca
         unset: plan.environment.unset.clone(),
         workdir: plan.workdir.clone(),
     };
-    let file = rustix::fs::memfd_create(MEMORY_FILE, MemfdFlags::CLOEXEC)
+    sealed(running.to_json().as_bytes())
+}
+
+/// A file in memory that nobody can change.
+fn sealed(text: &[u8]) -> Called<OwnedFd> {
+    let file = rustix::fs::memfd_create(MEMORY_FILE, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
         .map_err(|e| Broken::new(format!("memfd_create({MEMORY_FILE})"), e))?;
     let mut file = std::fs::File::from(file);
-    file.write_all(running.to_json().as_bytes())
-        .map_err(|e| Broken::io(format!("write({MEMORY_FILE})"), &e))?;
+    file.write_all(text).map_err(|e| Broken::io(format!("write({MEMORY_FILE})"), &e))?;
+    fcntl_add_seals(&file, SEALS)
+        .map_err(|e| Broken::new(format!("fcntl({MEMORY_FILE}, F_ADD_SEALS)"), e))?;
     Ok(file.into())
+}
+
+/// Whether only root can have written what is in this file: a file in memory has the user who made it.
+fn is_roots(file: &OwnedFd) -> bool {
+    let sealed = fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS));
+    sealed && stat(file, MEMORY_FILE.as_ref()).is_ok_and(|status| status.st_uid == 0)
 }
 
 /// The container of a step of the user's own that runs on this node.
@@ -101,6 +121,7 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
         cache: None,
         seccomp: inputs.site.security.seccomp,
         servers,
+        uid: inputs.uid,
         told,
     })
 }
@@ -163,26 +184,31 @@ impl Process {
     /// What it says of its container.
     fn told(&self) -> Option<Running> {
         let name = format!("/memfd:{MEMORY_FILE} (deleted)");
-        let text = self.read_file(self.open_file(&name)?, MAX_TEXT)?;
+        let file = self.open_files(&name).find(is_roots)?;
+        let text = self.read_file(file, MAX_TEXT)?;
         Running::parse(&text)
     }
 
     /// The namespace of this kind and inode, if the process has it open.
     fn namespace(&self, kind: &str, inode: u64) -> Option<OwnedFd> {
-        let namespace = self.open_file(&format!("{kind}:[{inode}]"))?;
-        (stat(&namespace, kind.as_ref()).ok()?.st_ino == inode).then_some(namespace)
+        let shown = format!("{kind}:[{inode}]");
+        let mut open = self.open_files(&shown);
+        open.find(|namespace| stat(namespace, kind.as_ref()).is_ok_and(|status| status.st_ino == inode))
     }
 
-    /// One of its open files, by what the kernel calls it.
-    fn open_file(&self, shown: &str) -> Option<OwnedFd> {
+    /// Those of its open files that the kernel calls this.
+    fn open_files<'a>(&self, shown: &'a str) -> impl Iterator<Item = OwnedFd> + use<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&self.dir, "fd", flags, Mode::empty()).ok()?;
-        let names = Dir::read_from(&dir).ok()?.flatten().map(|entry| entry.file_name().to_owned());
-        names.filter(|name| name.to_bytes()[0].is_ascii_digit()).find_map(|name| {
-            let link = rustix::fs::readlinkat(&dir, &name, Vec::new()).ok()?;
-            (link.to_bytes() == shown.as_bytes()).then(|| {
-                rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
-            })?
+        let dir = rustix::fs::openat(&self.dir, "fd", flags, Mode::empty()).ok();
+        let opened = dir.and_then(|dir| Some((Dir::read_from(&dir).ok()?, dir)));
+        opened.into_iter().flat_map(move |(names, dir)| {
+            let names = names.flatten().map(|entry| entry.file_name().to_owned());
+            names.filter(|name| name.to_bytes()[0].is_ascii_digit()).filter_map(move |name| {
+                let link = rustix::fs::readlinkat(&dir, &name, Vec::new()).ok()?;
+                (link.to_bytes() == shown.as_bytes()).then(|| {
+                    rustix::fs::openat(&dir, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+                })?
+            })
         })
     }
 
@@ -208,11 +234,27 @@ mod tests {
         let own = Process::open(c"self").expect("this process");
         assert_eq!(own.program(), std::env::current_exe().ok().map(|path| path.display().to_string()));
         assert!(!own.is_daemon("slurmstepd: [1.0"), "another title");
-        assert!(own.told().is_none(), "no container");
         // The first process is root's and has a title of its own, but another program.
         let first = Process::open(c"1").expect("init");
         let title = first.read("cmdline", 4096).unwrap_or_default();
         let title = String::from_utf8_lossy(&title).into_owned() + ".";
         assert!(!first.is_daemon(title.trim_end_matches('.')));
+    }
+
+    #[test]
+    fn a_memory_file_that_others_can_have_written_is_not_believed() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: not root");
+        }
+        // Another's, with all seals; root's, which can still be changed; and one that is no memory.
+        let theirs = sealed(b"{}").expect("memory");
+        rustix::fs::fchown(&theirs, Some(rustix::fs::Uid::from_raw(1000)), None).expect("root may");
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let open = rustix::fs::memfd_create(MEMORY_FILE, flags).expect("memory");
+        let file = open_own("/etc/passwd", OFlags::RDONLY).expect("every machine has one");
+        assert!([theirs, open, file].iter().all(|file| !is_roots(file)));
+        let right = sealed(b"{}").expect("memory");
+        assert!(is_roots(&right));
+        assert!(std::fs::File::from(right).write_all(b"x").is_err(), "it can be changed");
     }
 }

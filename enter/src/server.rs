@@ -72,13 +72,24 @@ pub(crate) fn waits_in_kernel(server: Server) -> bool {
     stat(server.pid).is_some_and(|(state, started)| started == server.started && state == 'D')
 }
 
-/// State and start time of a process (proc_pid_stat(5), fields 3 and 22; the name in field 2 may hold anything but
-/// ends at the last parenthesis).
+/// State and start time of a process (proc_pid_stat(5), fields 3 and 22).
 fn stat(pid: u32) -> Option<(char, u64)> {
+    let fields = fields(pid)?;
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}
+
+/// Processor time of a process in clock ticks, its own and the kernel's for it (proc_pid_stat(5), fields 14 and 15).
+pub(crate) fn processor_time(pid: Pid) -> Option<u64> {
+    let fields = fields(pid.as_raw_nonzero().get().unsigned_abs())?;
+    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(ticks(11)? + ticks(12)?)
+}
+
+/// The fields of proc_pid_stat(5) from the third one on. The name in field 2 may hold anything but ends at the last
+/// parenthesis.
+fn fields(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    Some(text.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
 #[cfg(test)]

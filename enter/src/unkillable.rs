@@ -43,10 +43,11 @@ pub struct Guard {
 
 impl Guard {
     /// Watches the processes of this mount namespace, and gives connections up that keep killed ones; `told` hears what
-    /// such a connection served. Call it as root. None: nothing here is served.
+    /// such a connection served. All are `uid`'s, or there is no guard. Call it as root. None: nothing here is served.
     pub(crate) fn of(
         namespace: &OwnedFd,
         served: &[Served],
+        uid: u32,
         told: impl Fn(&str) + Send + 'static,
     ) -> Called<Option<Self>> {
         if served.is_empty() {
@@ -54,7 +55,7 @@ impl Guard {
         }
         let control = new_mount("fusectl", &[], MountAttrFlags::empty())?;
         let connections: Vec<Connection> =
-            served.iter().map(|served| Connection::open(&control, served)).collect::<Called<_>>()?;
+            served.iter().map(|served| Connection::open(&control, served, uid)).collect::<Called<_>>()?;
         let inode = stat(namespace, "ns/mnt".as_ref())?.st_ino;
         let (end, ended) = channel();
         let thread = with_signals_blocked(|| {
@@ -92,11 +93,16 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(control: &OwnedFd, served: &Served) -> Called<Self> {
+    /// The user's own, whatever a note says: the kernel gives the directory to the user the file system was mounted for
+    /// (the mount option `user_id`).
+    fn open(control: &OwnedFd, served: &Served, uid: u32) -> Called<Self> {
         let number = served.server.connection;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(control, number.to_string(), flags, Mode::empty())
             .map_err(|e| Broken::new(format!("openat(fusectl, {number})"), e))?;
+        if stat(&directory, "fusectl".as_ref())?.st_uid != uid {
+            return Err(Broken::new(format!("fusectl: connection {number} is another user's"), Errno::PERM));
+        }
         Ok(Self { of: served.of.clone(), server: served.server, directory })
     }
 
@@ -195,4 +201,35 @@ fn is_killed(thread: &Path) -> bool {
 fn field(thread: &Path, name: &str) -> Option<String> {
     let status = fs::read_to_string(thread.join("status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use rustix::fs::{statx, AtFlags, StatxFlags};
+
+    use super::*;
+    use crate::call::open_own;
+
+    #[test]
+    fn a_connection_of_another_user_is_not_given_up() {
+        let device = match open_own("/dev/fuse", OFlags::RDWR) {
+            Ok(device) if rustix::process::geteuid().is_root() => device,
+            _ => return println!("skipped: not root, or no FUSE"),
+        };
+        let fd = device.as_raw_fd().to_string();
+        let options =
+            [("source", "grus"), ("fd", &fd), ("rootmode", "40000"), ("user_id", "4711"), ("group_id", "0")];
+        let mount = new_mount("fuse", &options, MountAttrFlags::empty()).expect("root may mount");
+        // Nobody serves it, so nothing is asked of it.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let status = statx(&mount, c"", flags, StatxFlags::empty()).expect("the kernel knows it");
+        let control = new_mount("fusectl", &[], MountAttrFlags::empty()).expect("root may mount");
+        let mut served = Served::started(getpid()).expect("this process");
+        served.server.connection = status.stx_dev_minor;
+        assert!(Connection::open(&control, &served, 4711).is_ok());
+        let refused = Connection::open(&control, &served, 4712).expect_err("another's");
+        assert_eq!(refused.errno, Errno::PERM);
+    }
 }

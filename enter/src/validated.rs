@@ -52,6 +52,7 @@ pub(crate) fn check(
         arguments: &arguments,
         environment: &[],
         descriptors: &[image.as_fd(), null.as_fd(), end.as_fd()],
+        cgroups: &[],
         limits: LIMITS,
         identity,
     })

@@ -70,6 +70,7 @@ fn trace(
         arguments: &arguments,
         environment,
         descriptors: &[null.as_fd(), end.as_fd(), end.as_fd()],
+        cgroups: &[],
         limits: LIMITS,
         identity,
     };

@@ -175,6 +175,25 @@ fn mounts_flow_in_but_never_out() {
     assert_eq!(mounts(&lab), before);
 }
 
+/// Automounts come so; whether they gain anybody anything is the host's to say, but for set-user-id programs.
+#[test]
+fn what_the_host_mounts_later_comes_as_the_host_has_it() {
+    let mut lab = lab!();
+    let image = lab.image("a", |_| ());
+    let dir = lab.dir("shared", 0o755);
+    lab.shared(&dir);
+    let (early, late) = (lab.dir("shared/early", 0o755), lab.dir("shared/late", 0o755));
+    lab.tmpfs(&early);
+    let running = Contain::new(&image).root().mount(&format!("{}:/data:ro", dir.display())).start("read x");
+    lab.tmpfs(&late);
+    let flags = |at: &str| running.also(&format!("grep ' {at} ' /proc/self/mounts")).ok();
+    assert!(flags("/data/early").contains(" ro,nosuid"), "{}", flags("/data/early"));
+    assert!(flags("/data/late").contains(" rw,relatime"), "{}", flags("/data/late"));
+    let new = running.also(&format!("grep NoNewPrivs /proc/{}/status", running.pid)).ok();
+    assert_eq!(new.trim_end(), "NoNewPrivs:\t1");
+    running.kill();
+}
+
 #[test]
 fn a_source_is_opened_with_the_users_permissions() {
     let lab = lab!();

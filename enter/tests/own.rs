@@ -250,13 +250,37 @@ fn flags_of_binds() {
     let dir = dir.display();
     let contain = Contain::new(&image)
         .mount(&format!("src={dir},dst=/rec"))
-        .mount(&format!("src={dir},dst=/norec,recursive=false"))
         .mount(&format!("src={dir},dst=/noexec,noexec"));
-    let ran = contain
-        .sh("cd /; rec/program; rec/below/program; ls norec/below; noexec/program; noexec/below/program");
-    assert_eq!(ran.out, "ran\nran\nhidden\n", "{ran:?}");
+    let ran = contain.sh("cd /; rec/program; rec/below/program; noexec/program; noexec/below/program");
+    assert_eq!(ran.out, "ran\nran\n", "{ran:?}");
     assert_eq!(ran.err.matches("Permission denied").count(), 2, "{ran:?}");
+    // Nothing is mounted below this one.
+    let alone = Contain::new(&image).mount(&format!("src={dir}/below,dst=/norec,recursive=false"));
+    assert_eq!(alone.sh("norec/program").ok(), "ran\n");
     // A device node, on a name that the image lacks.
     let device = Contain::new(&image).mount("/dev/null:/made/null").sh("echo gone > /made/null && echo dead");
     assert_eq!(device.ok(), "dead\n");
+}
+
+/// The kernel refuses it to users; root, who clones for them, must do so.
+#[test]
+fn what_a_mount_of_the_host_hides_stays_hidden() {
+    let mut lab = lab!();
+    let image = lab.image("a", |_| ());
+    let dir = lab.dir("source", 0o777);
+    let below = lab.dir("source/private here", 0o777);
+    lab.file("source/private here/hidden", "", 0o644);
+    lab.tmpfs(&below);
+    for source in [dir.display().to_string(), dir.parent().expect("a lab").display().to_string(), "/".into()]
+    {
+        for end in [",recursive=false", ",recursive=0,ro"] {
+            let mount = format!("src={source},dst=/x{end}");
+            let err = Contain::new(&image).mount(&mount).sh("find /x -name hidden").refused();
+            assert!(err.contains("alone: something is mounted below it, on "), "{mount}: {err}");
+            assert!(err.contains("leave 'recursive=false'"), "{mount}: {err}");
+        }
+    }
+    // As the default is.
+    let all = Contain::new(&image).mount(&format!("src={},dst=/x", dir.display()));
+    assert_eq!(all.sh("ls -A /x '/x/private here'").ok(), "/x:\nprivate here\n\n/x/private here:\n");
 }

@@ -7,14 +7,9 @@
 
 use std::error::Error;
 use std::ffi::{c_char, c_int, c_long, c_void, CStr, CString, OsStr};
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::Mutex;
 
@@ -311,33 +306,6 @@ pub struct Identity {
     pub gid: u32,
     /// All groups.
     pub gids: Vec<u32>,
-}
-
-/// Makes the program run as the user, without a way back or up, and in these cgroups (open `cgroup.procs` files). For a
-/// caller that is root and blocks signals, which slurmstepd does.
-pub fn become_user(command: &mut Command, who: &Identity, cgroups: Vec<File>) {
-    let who = who.clone();
-    let change = move || {
-        let ok = |rc: c_int| if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-        for procs in &cgroups {
-            // It may have gone with its last task; the program is no less the user's for that.
-            // SAFETY: writes one byte of a literal; 0 is the calling process (cgroups(7)).
-            let _ = unsafe { libc::write(procs.as_raw_fd(), b"0".as_ptr().cast(), 1) };
-        }
-        // SAFETY: the list outlives the call and has the length given; the others take numbers; the set of signals is
-        // written by sigemptyset before it is read.
-        unsafe {
-            ok(libc::setgroups(who.gids.len(), who.gids.as_ptr()))?;
-            ok(libc::setresgid(who.gid, who.gid, who.gid))?;
-            ok(libc::setresuid(who.uid, who.uid, who.uid))?;
-            ok(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-            let mut none = std::mem::zeroed();
-            libc::sigemptyset(&mut none);
-            ok(libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()))
-        }
-    };
-    // SAFETY: between fork and exec only system calls are made, and nothing is allocated: last_os_error does not.
-    unsafe { command.pre_exec(change) };
 }
 
 /// Runs `wait` with the terminal's signals unblocked. srun blocks them before it loads plugins, and a program

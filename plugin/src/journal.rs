@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use grus_core::refusal::controls_shown;
 use grus_enter::{account, Container, Failure};
 use slurm_spank::SpankHandle;
 use tracing_subscriber::layer::SubscriberExt;
@@ -55,7 +56,8 @@ fn step_name(step: u32) -> String {
 pub fn launched(subject: &Subject, container: &Container) {
     let Subject { job, step, node, uid, user, reference } = subject;
     let (plan, meta) = (&container.plan, container.meta.as_ref());
-    let (image, how) = (&plan.image, plan.how);
+    let (image, how) = (controls_shown(plan.image.as_str()), plan.how);
+    let reference = reference.as_deref().map(controls_shown);
     let took: std::time::Duration = container.timings.0.iter().map(|(_, took)| *took).sum();
     let mounts = lines(plan.mounts.iter());
     let phases =
@@ -72,8 +74,8 @@ pub fn launched(subject: &Subject, container: &Container) {
             %image,
             digest = meta.map(|meta| meta.digest.to_string()),
             %how,
-            cache = container.cache.as_deref(),
-            stack = plan.stack.as_deref(),
+            cache = container.cache.as_deref().map(controls_shown),
+            stack = plan.stack.as_deref().map(controls_shown),
             mpi = lines(container.mpi_in_use().iter().map(|mpi| &mpi.label)),
             mounts,
             writable = plan.writable,
@@ -108,6 +110,8 @@ pub fn failed(subject: &Subject, lost: &Lost<'_>) {
         Lost::Told(what) => ("refusal", (*what).to_owned(), None),
         Lost::Server(what) => ("server-lost", (*what).to_owned(), None),
     };
+    let (what, hint) = (controls_shown(&what), hint.as_deref().map(controls_shown));
+    let reference = reference.as_deref().map(controls_shown);
     let (phase, errno) = match lost {
         Lost::Refused(Failure::Failed(failed)) => (Some(format!("{:?}", failed.phase)), failed.errno),
         _ => (None, None),
@@ -130,11 +134,12 @@ pub fn failed(subject: &Subject, lost: &Lost<'_>) {
     });
 }
 
-/// One a line; None if there is none, so that the field is left out.
+/// One a line; None if there is none, so that the field is left out. Whatever a name, a path or an image's words hold,
+/// none adds a line.
 fn lines<T: std::fmt::Display>(of: impl Iterator<Item = T>) -> Option<String> {
     let mut text = String::new();
     for line in of {
-        let _ = writeln!(text, "{line}");
+        let _ = writeln!(text, "{}", controls_shown(&line.to_string()));
     }
     (!text.is_empty()).then(|| text.trim_end().to_owned())
 }
@@ -161,5 +166,6 @@ mod tests {
     fn a_list_without_entries_is_no_field() {
         assert_eq!(lines([""; 0].iter()), None);
         assert_eq!(lines(["a", "b"].iter()).as_deref(), Some("a\nb"));
+        assert_eq!(lines(["a\nb", "\x1b"].iter()).as_deref(), Some("a\\x0ab\n\\x1b"));
     }
 }

@@ -3,18 +3,16 @@
 //! being killed.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::ExitStatus;
 
 use grus_core::path::AbsPath;
 use grus_core::request::Request;
 use grus_core::saving::Order;
 use grus_core::site::Site;
 use grus_core::Refusal;
-use grus_enter::{saving, Container};
+use grus_enter::{saving, Container, Said, Saver};
 use slurm_spank::SpankHandle;
 
 use crate::{abi, cgroup, say};
@@ -27,7 +25,7 @@ const SIGTERM: i32 = 15;
 #[derive(Debug)]
 pub struct Save {
     file: AbsPath,
-    command: PathBuf,
+    command: AbsPath,
     who: abi::Identity,
     /// Tasks on this node that have not ended.
     left: u32,
@@ -51,7 +49,7 @@ pub fn prepare(
         return Ok(None);
     }
     saving::check(file.as_path())?;
-    let command = site.pull.command.as_path().to_owned();
+    let command = site.pull.command.clone();
     let left = spank.job_local_task_count().unwrap_or(1);
     Ok(Some(Save { file, command, who: who.clone(), left, killed: false, cgroups: BTreeMap::new() }))
 }
@@ -89,33 +87,20 @@ impl Save {
             return say::failure(Some(node), &what, Some("save it in the step that makes the container"));
         }
         let order = Order::new(file, &container.plan, tree.is_some()).encode();
-        match self.run(&order, tree, cgroups) {
-            Ok(output) => self.tell(&output, node),
-            Err(error) => {
-                let what = format!("cannot run {} to save {file}: {error}", self.command.display());
-                say::failure(
-                    Some(node),
-                    &what,
-                    Some("ask the administrator to check pull.command in grus.toml"),
-                );
-            }
+        let abi::Identity { uid, gid, gids } = &self.who;
+        let (command, order, cgroups) = (&self.command, order.as_str(), cgroups.as_slice());
+        let saver = Saver { command, order, tree, cgroups, uid: *uid, gid: *gid, gids };
+        match saver.run() {
+            Ok(said) => self.tell(&said, node),
+            Err(failure) => say::failure(Some(node), &failure.what(), failure.hint().as_deref()),
         }
     }
 
-    fn run(&self, order: &str, tree: Option<OwnedFd>, cgroups: Vec<File>) -> std::io::Result<Output> {
-        let mut command = Command::new(&self.command);
-        command.args(["save-container", order]).env_clear().current_dir("/");
-        command.stdin(tree.map_or_else(Stdio::null, Stdio::from));
-        abi::become_user(&mut command, &self.who, cgroups);
-        command.output()
-    }
-
     /// Hands on what the program said: its result, its warnings, its failure.
-    fn tell(&self, output: &Output, node: &str) {
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    fn tell(&self, said: &Said, node: &str) {
         let mut failed = None;
         let mut hint = None;
-        for line in errors.lines() {
+        for line in said.errors.lines() {
             if let Some(warning) = line.strip_prefix("grus: warning: ") {
                 say::warning(&format!("{node}: {warning}"));
             } else if let Some(text) = line.strip_prefix("hint: ") {
@@ -124,13 +109,15 @@ impl Save {
                 failed = Some(line.strip_prefix("grus: ").unwrap_or(line).to_owned());
             }
         }
-        if output.status.success() {
-            return say::result(node, String::from_utf8_lossy(&output.stdout).trim_end());
+        let status = said.status.map(ExitStatus::from_raw);
+        if status.is_some_and(|status| status.success()) {
+            return say::result(node, said.output.trim_end());
         }
-        let why = match (failed, output.status.signal()) {
-            (Some(failed), _) => failed,
-            (None, Some(signal)) => format!("it was stopped by signal {signal}"),
-            (None, None) => format!("it ended with {}", output.status),
+        let why = match (failed, status, status.and_then(|status| status.signal())) {
+            (Some(failed), ..) => failed,
+            (None, _, Some(signal)) => format!("it was stopped by signal {signal}"),
+            (None, Some(status), None) => format!("it ended with {status}"),
+            (None, None, None) => "it ended while another process traced it".into(),
         };
         let hint = hint.unwrap_or_else(|| "nothing was written; run the step again".into());
         say::failure(Some(node), &format!("the container is not saved to {}: {why}", self.file), Some(&hint));

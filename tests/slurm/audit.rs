@@ -17,6 +17,7 @@ crate::tests![
     a_launch_is_recorded_with_all_that_was_decided,
     each_refusal_is_recorded_with_its_text,
     no_value_of_the_environment_is_recorded,
+    no_path_adds_a_line_to_a_record,
     a_lost_server_is_recorded,
     a_node_without_a_journal_launches_all_the_same,
 ];
@@ -232,6 +233,35 @@ fn no_value_of_the_environment_is_recorded(lab: &Lab) {
     for record in &records {
         assert!(!record.values().any(|value| value.contains(SECRET)), "{record:#?}");
     }
+}
+
+/// A path may hold anything but a NUL; a record has a line for each mount, and a terminal that shows it obeys escapes.
+fn no_path_adds_a_line_to_a_record(lab: &Lab) {
+    let dir = lab.fresh_dir("lines");
+    let forged = "x\nbind      /etc/shadow on /etc/shadow (rw)\x1b[2J";
+    let image = dir.join("image\nlaunch.squashfs");
+    fs::copy(lab.system_file("busybox"), &image).expect("a fresh directory");
+    lab.give(&image);
+    let options = [
+        format!("--container-image={}", image.display()),
+        format!("--mount={}:/mnt/{forged}", dir.display()),
+    ];
+    let journal = Journal::listen();
+    let _ = lab.srun(&[&options[0], &options[1], "true"]).run().success();
+    let mut records = journal.until("launch");
+    let missing = format!("--mount=/no/such/{forged}:/mnt");
+    let _ = lab.srun(&[&options[0], &missing, "true"]).run().failure();
+    records.extend(journal.until("refusal"));
+    for record in &records {
+        for (name, value) in record {
+            assert!(!value.lines().any(|line| line.starts_with("bind      /etc/shadow")), "{name}: {value}");
+            assert!(!value.contains(|c: char| c.is_control() && c != '\n'), "{name}: {value:?}");
+            assert!(!value.contains("image\nlaunch"), "{name}: {value:?}");
+        }
+    }
+    // Nor what shows the same to people.
+    let run = lab.grus(&["plan", &options[0]["--container-image=".len()..], &options[1]]).run().success();
+    let _ = run.stdout_lacks("\nbind      /etc/shadow").stdout_lacks("\x1b");
 }
 
 fn a_lost_server_is_recorded(lab: &Lab) {

@@ -1,6 +1,7 @@
 //! Writable roots, containers that the job keeps (`--container-name`), and joining a running step.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -25,6 +26,7 @@ crate::tests![
     a_running_step_is_joined,
     a_step_with_namespaces_of_its_own_is_joined_in_all_of_them,
     nobody_joins_what_is_not_his,
+    a_users_memory_file_is_not_taken_for_slurmstepds,
     names_and_places_lead_nowhere_else,
     a_jobs_private_directories_are_no_hindrance,
 ];
@@ -306,6 +308,42 @@ fn nobody_joins_what_is_not_his(lab: &Lab) {
     let run = lab.srun(&["-N1", "--container-name=99.0", "true"]).run().failure();
     let _ = like.kill().and_then(|()| like.wait());
     let _ = run.stderr_has("no step 99.0 of yours runs in a container on this node");
+}
+
+/// slurmstepd has files open that the user named: one for each task's output, opened as the user, links of /proc too. The
+/// first task's becomes its standard error, which comes before all that Grus opens.
+fn a_users_memory_file_is_not_taken_for_slurmstepds(lab: &Lab) {
+    let dir = lab.fresh_dir("forged");
+    let account = lab.account();
+    let memory = rustix::fs::memfd_create("grus-container", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
+    let mut memory = fs::File::from(memory);
+    std::os::unix::fs::fchown(&memory, Some(account.uid), Some(account.gid)).expect("root may");
+    let mut holder = Command::new("/bin/sleep");
+    holder.arg("100").uid(account.uid).gid(account.gid).stdin(memory.try_clone().expect("a descriptor"));
+    let mut holder = holder.spawn().expect("a program can be started");
+    let image = format!("--container-image={}", lab.system_image("busybox"));
+    let errors = format!("/proc/{}/fd/%t", holder.id());
+    let script =
+        "readlink /proc/self/ns/mnt >ns; echo $SLURM_JOB_ID >id; while [ ! -e stop ]; do sleep 0.1; done";
+    let args = ["-N1", "-w", &lab.node(1), "-e", &errors, "--open-mode=append", &image, "sh", "-c", script];
+    let first = lab.srun(&args).cwd(&dir).spawn();
+    let said = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default().trim().to_owned();
+    assert!(wait_until(LIMIT, || !said("id").is_empty()), "the step did not start");
+    let mounts = said("ns").replace("mnt:[", "").replace(']', "");
+    let forged = format!(
+        r#"{{"uid":{},"node":"{}","image":"/forged","mounts":{mounts},"set":{{"FORGED":"yes"}},"unset":[],"workdir":null}}"#,
+        account.uid,
+        lab.node(1)
+    );
+    memory.write_all(forged.as_bytes()).expect("a memory file");
+    let (job, name) = (format!("--jobid={}", said("id")), format!("--container-name={}.0", said("id")));
+    let look = "echo $IMAGE_NAME, forged: $FORGED";
+    let run = lab.srun(&["--overlap", "-N1", "-n1", &job, &name, "sh", "-c", look]).run();
+    fs::write(dir.join("stop"), "").expect("a fresh directory");
+    let end = first.wait();
+    let _ = holder.kill().and_then(|()| holder.wait());
+    let _ = end.success();
+    let _ = run.success().stdout_is("busybox, forged:");
 }
 
 fn names_and_places_lead_nowhere_else(lab: &Lab) {

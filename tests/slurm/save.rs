@@ -20,6 +20,7 @@ crate::tests![
     a_file_of_the_name_is_replaced_and_nothing_else_is,
     a_step_that_is_cancelled_saves_nothing,
     cancelling_ends_the_saving_too,
+    who_keeps_what_the_program_writes_to_does_not_keep_the_step,
     a_full_disk_leaves_nothing,
     a_batch_jobs_steps_save,
     a_writable_and_a_named_container_are_saved_whole,
@@ -257,15 +258,75 @@ fn cancelling_ends_the_saving_too(lab: &Lab) {
     let dir = lab.fresh_dir("save-interrupted");
     let image = format!("--container-image={}", lab.system_image("busybox"));
     let args = [&image, "--writable-volatile=/opt", "--container-save=x.squashfs", "sh", "-c", BIG];
-    let program = lab.grus_program();
+    // Not any `grus`: one may be asked about the image's MPI when the step is submitted.
     let saving = || {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        processes.filter_map(|p| fs::read_link(p.path().join("exe")).ok()).any(|exe| exe == program)
+        let lines = processes.filter_map(|p| fs::read(p.path().join("cmdline")).ok());
+        lines
+            .map(|line| String::from_utf8_lossy(&line).into_owned())
+            .any(|l| l.contains("\0save-container\0"))
     };
     // The tasks have ended, and well; what srun makes of a step that is then cancelled differs from run to run.
     let _ = cancelled_when(lab, &dir, &args, saving).stderr_lacks(": saved ");
     lab.assert_nodes_idle();
     assert_eq!(names(&dir), Vec::<String>::new(), "nothing of an unfinished file");
+    before.assert_nothing_left();
+}
+
+/// Takes what the program that saves writes to (pidfd_getfd(2)), and keeps it; or writes to it without end.
+const KEEPER: &str = r#"
+    #include <dirent.h>
+    #include <signal.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    int main(int argc, char **argv) {
+        static char words[4096], path[300], noise[4096];
+        memset(noise, 'x', sizeof noise);
+        signal(SIGPIPE, SIG_IGN);
+        for (int got = -1;;) {
+            DIR *all = opendir("/proc");
+            for (struct dirent *entry; got < 0 && (entry = readdir(all));) {
+                snprintf(path, sizeof path, "/proc/%s/cmdline", entry->d_name);
+                FILE *file = fopen(path, "r");
+                memset(words, 0, sizeof words);
+                if (file && fread(words, 1, 4000, file) && !strcmp(words + strlen(words) + 1, "save-container"))
+                    got = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, atoi(entry->d_name), 0), 1, 0);
+                if (file)
+                    fclose(file);
+            }
+            closedir(all);
+            if (got < 0)
+                continue;
+            fclose(fopen(argv[1], "w"));
+            while (argv[2] && write(got, noise, sizeof noise) > 0)
+                ;
+            return sleep(100);
+        }
+    }
+"#;
+
+/// Processes of another step of the user's, which may do with the program what the user may.
+fn who_keeps_what_the_program_writes_to_does_not_keep_the_step(lab: &Lab) {
+    let before = lab.snapshot();
+    let dir = lab.fresh_dir("save-keeper");
+    let (file, program) = (dir.join("keeper.c"), dir.join("keeper"));
+    fs::write(&file, KEEPER).expect("a fresh directory");
+    let _ = Cmd::new("cc").arg("-o").arg(&program).arg(&file).run().success();
+    let image = format!("--container-image={}", lab.system_image("busybox"));
+    let args = [&image, "--writable-volatile=/opt", "--container-save=x.squashfs", "sh", "-c", BIG];
+    for (way, said) in [(None, ": saved "), (Some("flood"), "it says more than 1 MiB")] {
+        let kept = dir.join(format!("kept-{}", way.unwrap_or_default()));
+        let keeper = Cmd::as_user(lab.account(), &program).arg(&kept).args(way).spawn();
+        let run = lab.srun(&args).cwd(&dir).limit(Duration::from_secs(60)).run();
+        keeper.signal(rustix::process::Signal::KILL);
+        let _ = keeper.wait().killed_by(9);
+        assert!(kept.exists(), "nothing was kept");
+        let _ = run.success().stderr_has(said);
+    }
+    lab.assert_nodes_idle();
     before.assert_nothing_left();
 }
 

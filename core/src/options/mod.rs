@@ -101,8 +101,8 @@ pub const TABLE: &[Spec] = &[
         repeatable: true,
         usage: "mount into the container: type=bind|tmpfs|squashfs|scratch,source=SRC,destination=DST[,readonly][,...] or SRC[:DST[:FLAG+...]]; may be repeated",
         text: "Mounts something in the container. The type is 'bind', which is the default: a file or directory of \
-               the host, with all that is mounted below it unless 'recursive=false' is given; 'tmpfs': an empty \
-               directory in memory (size=SIZE, mode=OCTAL, huge=never|always|within_size|advise), the user's, with \
+               the host, with all that is mounted below it ('recursive=false': only where nothing is); 'tmpfs': an \
+               empty directory in memory (size=SIZE, mode=OCTAL, huge=never|always|within_size|advise), the user's, with \
                mode 0700 and the site's limit unless said; 'squashfs': a SquashFS file of the host, such as a data \
                set, as a read-only directory; 'scratch': an empty directory on the node's own disk (size=SIZE), \
                private to the step, for many small files, where the site offers it; or 'umount': whatever the \

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::{How, LaunchPlan, Made, Make, Op, Opener};
-use crate::refusal::printable;
+use crate::refusal::{controls_shown, printable};
 
 impl fmt::Display for LaunchPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "image     {} ({})", self.image, self.how)?;
+        writeln!(f, "image     {} ({})", controls_shown(self.image.as_str()), self.how)?;
         if self.writable {
             writeln!(f, "writable  /")?;
         }
@@ -24,7 +24,7 @@ impl fmt::Display for LaunchPlan {
             writeln!(f, "unsetenv  {}", printable(name))?;
         }
         if let Some(dir) = &self.workdir {
-            writeln!(f, "workdir   {dir}")?;
+            writeln!(f, "workdir   {}", controls_shown(dir.as_str()))?;
         }
         if self.remap_root {
             writeln!(f, "identity  root, in a user namespace")?;
@@ -43,7 +43,7 @@ impl fmt::Display for LaunchPlan {
             writeln!(f, "stack     {}", printable(stack))?;
         }
         if let Some(check) = &self.check {
-            writeln!(f, "verify    {} by {}", check.object, check.loader)?;
+            writeln!(f, "verify    {}", controls_shown(&format!("{} by {}", check.object, check.loader)))?;
         }
         for device in &self.devices {
             writeln!(f, "device    {}", printable(device))?;
@@ -63,19 +63,34 @@ impl fmt::Display for How {
     }
 }
 
+// A path may hold anything but a NUL. In these lines it adds no other to a record or a file, and no escape to a terminal; it
+// is never cut, for they are what the audit trail has.
+
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match &self.make {
-            Make::Directory => "make dir ",
-            Make::File => "make file",
-            Make::Link(target) => return write!(f, "link      {} -> {target}", self.path),
-        };
-        write!(f, "{what} {} {:04o} {}:{}", self.path, self.mode, self.uid, self.gid)
+        f.write_str(&controls_shown(&self.text()))
     }
 }
 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&controls_shown(&self.text()))
+    }
+}
+
+impl Made {
+    fn text(&self) -> String {
+        let what = match &self.make {
+            Make::Directory => "make dir ",
+            Make::File => "make file",
+            Make::Link(target) => return format!("link      {} -> {target}", self.path),
+        };
+        format!("{what} {} {:04o} {}:{}", self.path, self.mode, self.uid, self.gid)
+    }
+}
+
+impl Op {
+    fn text(&self) -> String {
         match self {
             Op::Bind { source, destination, recursive, readonly, noexec, devices, opener } => {
                 let access = if *readonly { "ro" } else { "rw" };
@@ -86,7 +101,7 @@ impl fmt::Display for Op {
                     (*opener == Opener::Site, ",site"),
                 ];
                 let flags: String = flags.iter().filter(|(on, _)| *on).map(|(_, text)| *text).collect();
-                write!(f, "bind      {source} on {destination} ({access}{flags})")
+                format!("bind      {source} on {destination} ({access}{flags})")
             }
             Op::Text { destination, content, executable } => {
                 let program = if *executable { ", program" } else { "" };
@@ -94,29 +109,29 @@ impl fmt::Display for Op {
                     Ok(text) if !text.contains('\0') => format!("{} lines", text.lines().count()),
                     _ => format!("{} bytes", content.len()),
                 };
-                write!(f, "text      {destination} ({size}{program})")
+                format!("text      {destination} ({size}{program})")
             }
-            Op::Volatile { destination } => write!(f, "volatile  {destination}"),
+            Op::Volatile { destination } => format!("volatile  {destination}"),
             Op::Tmpfs { destination, tmpfs, readonly, noexec } => {
                 let size = tmpfs.size.map_or(String::new(), |size| format!(",size={size}"));
                 let huge = tmpfs.huge.map_or(String::new(), |huge| format!(",huge={huge}"));
                 let access = if *readonly { "ro" } else { "rw" };
                 let exec = if *noexec { ",noexec" } else { "" };
-                write!(f, "tmpfs     {destination} ({access}{size},mode={:04o}{huge}{exec})", tmpfs.mode)
+                format!("tmpfs     {destination} ({access}{size},mode={:04o}{huge}{exec})", tmpfs.mode)
             }
             Op::Squashfs { source, destination, noexec, opener } => {
                 let exec = if *noexec { ",noexec" } else { "" };
                 let opener = if *opener == Opener::Site { ",site" } else { "" };
-                write!(f, "squashfs  {source} on {destination} (ro{exec}{opener})")
+                format!("squashfs  {source} on {destination} (ro{exec}{opener})")
             }
             Op::Scratch { destination, size, noexec } => {
                 let exec = if *noexec { ",noexec" } else { "" };
-                write!(f, "scratch   {destination} (size={size}{exec})")
+                format!("scratch   {destination} (size={size}{exec})")
             }
             Op::Make { destination, make } => match make {
-                Make::Directory => write!(f, "make dir  {destination}"),
-                Make::File => write!(f, "make file {destination}"),
-                Make::Link(target) => write!(f, "link      {destination} -> {target}"),
+                Make::Directory => format!("make dir  {destination}"),
+                Make::File => format!("make file {destination}"),
+                Make::Link(target) => format!("link      {destination} -> {target}"),
             },
         }
     }

@@ -373,6 +373,26 @@ fn refusals_name_both_sides_and_the_way_out() {
 }
 
 #[test]
+fn no_path_adds_a_line_to_a_plan() {
+    let mut case = Case::of(&[
+        "mount=/data:/x\nbind      /etc on /etc (rw)\x1b[2J\u{9b}",
+        "mount=type=tmpfs,dst=/tmpfs\nbind      /etc on /etc (rw)",
+    ]);
+    case.workdir = "/home/alice/run\nbind      /etc on /etc (rw)";
+    let text = case.decide().expect("there may be such paths").to_string();
+    assert!(!text
+        .lines()
+        .any(|line| line.starts_with("bind      /etc on") || line.contains(char::is_control)));
+    assert!(
+        text.contains("bind      /data on /x\\x0abind      /etc on /etc (rw)\\x1b[2J\\x9b (rw)\n"),
+        "{text}"
+    );
+    // Nor is one cut: the audit trail has all of it.
+    let long = AbsPath::parse(&format!("/{}", "y".repeat(255)).repeat(10)).expect("a path");
+    assert!(Op::Volatile { destination: long.clone() }.to_string().ends_with(long.as_str()));
+}
+
+#[test]
 fn hostile_links_are_refused_not_followed_for_ever() {
     for link in ["/x -> /x", "/x -> x/../x/y"] {
         let mut case = Case::of(&["mount=/data:/x/y"]);

@@ -18,7 +18,7 @@ use crate::loopdev::LoopConfig;
 mod spawn;
 
 use spawn::STACK;
-pub(crate) use spawn::{spawn_confined, spawn_server, wait};
+pub(crate) use spawn::{spawn_child, spawn_confined, spawn_server, wait};
 
 /// The calling thread's error of the last libc call.
 fn errno() -> Errno {

@@ -49,11 +49,21 @@ pub(crate) fn spawn_server(server: &Program<'_>) -> Called<rustix::process::Pid>
 /// PID namespace: what it starts ends with it (pid_namespaces(7)), and it with the calling thread. An ordinary wait(2)
 /// finds it, since execve(2) gives it SIGCHLD back: for the time before slurmstepd waits for tasks.
 pub(crate) fn spawn_confined(program: &Program<'_>) -> Called<rustix::process::Pid> {
+    child(program, libc::CLONE_NEWPID)
+}
+
+/// Starts a program like [`spawn_confined`], but without a PID namespace: it hears what signals the step hears. To be
+/// collected before slurmstepd waits again.
+pub(crate) fn spawn_child(program: &Program<'_>) -> Called<rustix::process::Pid> {
+    child(program, 0)
+}
+
+fn child(program: &Program<'_>, namespace: c_int) -> Called<rustix::process::Pid> {
     started(program, |spawn, stack| {
         // SAFETY: as in `spawn_server`, for the one process.
         unsafe {
             (*spawn).dies_with_parent = true;
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID;
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | namespace;
             let pid = libc::clone(become_program, stack, flags, spawn.cast());
             (*spawn).pid = pid;
             if (*spawn).failed.is_some() {
@@ -163,6 +173,10 @@ unsafe fn prepare(spawn: &Spawn) -> &'static str {
     // SAFETY: as in `become_program`, of which this is the body.
     unsafe {
         libc::setsid();
+        for procs in spawn.program.cgroups {
+            // It may have gone with its last task; the program is no less the user's for that. 0: who writes (cgroups(7)).
+            libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1);
+        }
         if let Err(step) = descriptors(spawn.program.descriptors) {
             return step;
         }
