@@ -25,6 +25,7 @@ mod filter;
 mod fuse;
 mod image;
 mod kept;
+mod late;
 mod launch;
 pub mod library;
 mod loopdev;
