@@ -1,7 +1,8 @@
 //! The hand-over: threads, processes that share memory, panics, patience. Containers are real; as root only.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{chown, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -204,4 +205,36 @@ fn no_descriptor_is_left_by_builds_good_or_bad() {
         }
     }
     assert_eq!(own(), 0);
+}
+
+/// A server of the user's own whose end ends nothing: somebody else has its connection, too (pidfd_getfd(2), or a child
+/// of it, as here). libc's seteuid(2) waits for every thread of slurmstepd, so a thread that nothing sets free would
+/// hang the step, and Slurm would drain the node.
+#[test]
+fn a_connection_that_somebody_else_has_does_not_hold_the_thread_up() {
+    let Some((dir, image)) = lab() else { return };
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("lab");
+    chown(image.as_path(), Some(54321), Some(54321)).expect("root");
+    let (program, pids) = (dir.path().join("server"), dir.path().join("pids"));
+    fs::write(&pids, "").and_then(|()| chown(&pids, Some(54321), None)).expect("lab");
+    let script = format!("#!/bin/sh\nsleep 100 &\necho $! $$ >{}\nexec sleep 100\n", pids.display());
+    fs::write(&program, script).expect("lab");
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("lab");
+    let mut inputs = inputs(&image, Path::new("/etc"));
+    let mut site = Site::defaults();
+    site.security.squashfuse = AbsPath::parse(&program.to_string_lossy()).expect("path");
+    (inputs.site, inputs.limit) = (Arc::new(site), Duration::from_secs(2));
+    let builder = Builder::start().expect("thread");
+    let shared = Arc::downgrade(&builder.shared);
+    let failure = builder.build(inputs).expect_err("nobody answers");
+    assert!(failure.what().contains("squashfuse_ll did not answer within 2 s"), "{}", failure.what());
+    let end = Instant::now() + Duration::from_secs(10);
+    while shared.upgrade().is_some() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let held = shared.upgrade().is_some();
+    for pid in fs::read_to_string(pids).expect("the server ran").split_whitespace() {
+        let _ = Command::new("kill").args(["-9", pid]).output();
+    }
+    assert!(!held, "the thread still waits for an answer");
 }

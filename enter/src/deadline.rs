@@ -17,8 +17,13 @@ impl Deadline {
         Self { at, abandoned }
     }
 
+    /// Whether whoever waited for the result has gone.
+    pub fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
     /// Whether nobody waits for the result any more.
     pub fn passed(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed) || Instant::now() >= self.at
+        self.abandoned() || Instant::now() >= self.at
     }
 }

@@ -7,13 +7,12 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use grus_core::path::AbsPath;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::Pid;
 
 use crate::builder::Inputs;
-use crate::call::{new_mount, open_own, Broken, During};
+use crate::call::{new_mount, open_own, Broken, Called, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
 use crate::program::{cstr, last_words, Identity, Named, Program};
@@ -45,12 +44,12 @@ impl<'a> Owner<'a> {
 }
 
 /// Mounts an open image, attached nowhere, and waits for the first answer. Returns the mount and its server. `started`
-/// hears of the server's process id before that wait, so that a server that never answers can be ended.
+/// hears of the server before that wait, so that one that never answers can be ended.
 pub(crate) fn mount(
     image: &OwnedFd,
     program: &AbsPath,
     owner: &Owner<'_>,
-    started: impl FnOnce(Pid),
+    started: impl FnOnce(&Served),
 ) -> Result<(OwnedFd, Served), Failure> {
     let (key, package) = ("security.squashfuse", "squashfuse");
     let program = Named { path: program, key, package, phase: Phase::Mount };
@@ -71,6 +70,7 @@ pub(crate) fn mount(
         ("ro", ""),
     ];
     let mount = new_mount("fuse", &options, IMAGE).during(Phase::Mount)?;
+    let connection = connection_of(&mount).during(Phase::Mount)?;
     let (messages, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|e| Broken::new("pipe2", e).during(Phase::Mount))?;
     let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Mount)?;
@@ -85,20 +85,25 @@ pub(crate) fn mount(
         identity: owner.identity,
     };
     let pid = spawn_server(&server).during(Phase::Mount)?;
-    started(pid);
-    // Only the server's own descriptor may be left: then its end, however it comes, ends every wait for it.
-    drop((device, stderr));
     // The process cannot have been forgotten yet: until the mount answers, nothing but its own end ends it, and
     // then the answer below is an error.
-    let served = Served::started(pid);
+    let served = Served::started(pid, connection);
+    if let Ok(served) = &served {
+        started(served);
+    }
+    // Only the server's own descriptor may be left: then its end, however it comes, ends every wait for it.
+    drop((device, stderr));
     match rustix::fs::fstat(&mount) {
-        Ok(root) => {
-            let mut served = served.during(Phase::Mount)?;
-            served.server.connection = rustix::fs::minor(root.st_dev);
-            Ok((mount, served))
-        }
+        Ok(_) => Ok((mount, served.during(Phase::Mount)?)),
         Err(errno) => Err(no_answer(messages, errno)),
     }
+}
+
+/// The number of a mount's connection, without asking the server, which does not run yet (statx(2), AT_STATX_DONT_SYNC).
+fn connection_of(mount: &OwnedFd) -> Called<u32> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = rustix::fs::statx(mount, c"", flags, StatxFlags::empty());
+    status.map(|status| status.stx_dev_minor).map_err(|e| Broken::new("statx(AT_STATX_DONT_SYNC)", e))
 }
 
 /// Why there is no FUSE here, if that is what failed: no server, no device, or none for a user.

@@ -9,7 +9,6 @@ use grus_core::site::{Site, UserImages};
 use grus_core::Refusal;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::Pid;
 
 use crate::call::{open, stat, Broken, Called, During};
 use crate::failure::{reason, Failure, Phase};
@@ -71,7 +70,7 @@ impl Image {
         site: &Site,
         owner: &Owner<'_>,
         phase: Phase,
-        started: impl FnOnce(Pid),
+        started: impl FnOnce(&Served),
     ) -> Result<(OwnedFd, Option<Served>), Failure> {
         match how {
             How::Kernel | How::Cached => Ok((loopdev::mount(&self.file, path).during(phase)?, None)),

@@ -20,12 +20,13 @@ use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
 use crate::kept::Keeper;
+use crate::late::Late;
 use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::node_ruling::ruling;
 use crate::own::Maker;
 use crate::rootfs::Tree;
 use crate::running::{self, Joined};
-use crate::server::Served;
+use crate::server::{pid, Served};
 use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::timing::Clock;
@@ -52,13 +53,17 @@ pub(crate) struct Ground {
 }
 
 /// How far a build is, told to whoever waits for it.
-struct Progress<T> {
+struct Progress<'a, T> {
     tell: T,
     /// Servers of SquashFS files that could be waited for, and end with a launch that takes too long.
     servers: RefCell<Vec<Pid>>,
+    /// What sets this thread free of them.
+    late: RefCell<Option<Late>>,
+    deadline: &'a Deadline,
+    uid: u32,
 }
 
-impl<T: Fn(Phase, &[Pid])> Progress<T> {
+impl<T: Fn(Phase, &[Pid])> Progress<'_, T> {
     fn at(&self, phase: Phase) {
         (self.tell)(phase, &self.servers.borrow());
     }
@@ -68,9 +73,19 @@ impl<T: Fn(Phase, &[Pid])> Progress<T> {
         clock.enter(phase);
     }
 
-    fn started(&self, phase: Phase, pid: Pid) {
-        self.servers.borrow_mut().push(pid);
+    fn started(&self, phase: Phase, served: &Served) {
+        self.servers.borrow_mut().extend(pid(served.server));
         self.at(phase);
+        self.waits_for(served);
+    }
+
+    /// Its answers may be waited for. What fails here fails once more where the guard is made, and is told.
+    fn waits_for(&self, served: &Served) {
+        let mut late = self.late.borrow_mut();
+        if late.is_none() {
+            *late = Late::watch(self.deadline, self.uid).ok();
+        }
+        let _ = late.as_ref().map(|late| late.add(served));
     }
 }
 
@@ -87,7 +102,13 @@ pub(crate) fn container(
     if let Some(Name::OfStep { job, step }) = inputs.request.name {
         return running::join(&inputs, job, step, clock);
     }
-    let progress = Progress { tell: progress, servers: RefCell::default() };
+    let progress = Progress {
+        tell: progress,
+        servers: RefCell::default(),
+        late: RefCell::default(),
+        deadline,
+        uid: inputs.uid,
+    };
     progress.at(Phase::Kept);
     let keeper = Keeper::of(&inputs, deadline)?;
     clock.enter(Phase::Handover);
@@ -99,7 +120,8 @@ pub(crate) fn container(
             progress.at(Phase::Kept);
             let image = || image(&inputs, &credentials, deadline, &mut clock, &progress);
             let kept = keeper.take(&inputs, || volatile(&inputs, true, deadline), deadline, image)?;
-            // Its server is for all steps, and does not end with this one.
+            // Its server is for all steps, and does not end with this one, unless it keeps this thread waiting.
+            let _ = kept.server.as_ref().map(|served| progress.waits_for(served));
             progress.servers.take();
             kept
         }
@@ -120,7 +142,7 @@ fn on(
     credentials: &Credentials,
     deadline: &Deadline,
     mut clock: Clock,
-    progress: &Progress<impl Fn(Phase, &[Pid])>,
+    progress: &Progress<'_, impl Fn(Phase, &[Pid])>,
 ) -> Result<Container, Failure> {
     let Ground { root, how, meta, server, cache, .. } = ground;
     progress.enter(Phase::Plan, &mut clock);
@@ -140,7 +162,7 @@ fn on(
         one_task_of_several: false,
     };
     let plan = decide(&launch, &tree, &sources)?;
-    let started = |pid| progress.started(Phase::Own, pid);
+    let started = |served: &Served| progress.started(Phase::Own, served);
     let maker = Maker::of(inputs, &sources, deadline, &started, server);
     progress.enter(Phase::Own, &mut clock);
     let own = maker.make_all(&plan)?;
@@ -196,7 +218,7 @@ fn image(
     credentials: &Credentials,
     deadline: &Deadline,
     clock: &mut Clock,
-    progress: &Progress<impl Fn(Phase, &[Pid])>,
+    progress: &Progress<'_, impl Fn(Phase, &[Pid])>,
 ) -> Result<Ground, Failure> {
     progress.at(Phase::Image);
     clock.enter(Phase::Image);

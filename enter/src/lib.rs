@@ -26,6 +26,7 @@ mod filter;
 mod fuse;
 mod image;
 mod kept;
+mod late;
 mod launch;
 pub mod library;
 mod loopdev;

@@ -14,7 +14,6 @@ use grus_core::Refusal;
 use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::process::Pid;
 
 use crate::builder::Inputs;
 use crate::call::{new_mount, open_in, Broken, Called, During, PLAIN};
@@ -34,7 +33,7 @@ pub(crate) struct Maker<'a> {
     owner: Owner<'a>,
     sources: &'a Sources<'a>,
     deadline: &'a Deadline,
-    started: &'a dyn Fn(Pid),
+    started: &'a dyn Fn(&Served),
     /// The servers of the image and of what was made.
     pub servers: RefCell<Vec<Served>>,
 }
@@ -52,7 +51,7 @@ impl<'a> Maker<'a> {
         inputs: &'a Inputs,
         sources: &'a Sources<'a>,
         deadline: &'a Deadline,
-        started: &'a dyn Fn(Pid),
+        started: &'a dyn Fn(&Served),
         image: Option<Served>,
     ) -> Self {
         let servers = RefCell::new(image.into_iter().collect());

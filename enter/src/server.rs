@@ -22,18 +22,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Of a process that was just started, and cannot have been forgotten yet. Its connection is not known yet.
-    pub fn started(pid: Pid) -> Called<Self> {
+    /// Of a process that was just started, and cannot have been forgotten yet.
+    pub fn started(pid: Pid, connection: u32) -> Called<Self> {
         let watch = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Broken::new(PIDFD_OPEN, e))?;
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         let (_, started) =
             stat(pid).ok_or_else(|| Broken::new(format!("read(/proc/{pid}/stat)"), Errno::SRCH))?;
-        Ok(Self { of: "the image".into(), server: Server { pid, started, connection: 0 }, watch })
+        Ok(Self { of: "the image".into(), server: Server { pid, started, connection }, watch })
     }
 
     /// Of one that a note tells of, if it still runs.
     pub fn noted(of: &str, server: Server) -> Called<Option<Self>> {
-        let Some(pid) = i32::try_from(server.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let Some(pid) = pid(server) else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::empty()) {
             // Asked after the descriptor was had, so it is of this very process.
             Ok(watch) => Ok(runs(server).then(|| Self { of: of.to_owned(), server, watch })),
@@ -54,10 +54,20 @@ impl Served {
         poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 
+    /// Kills it: the very process, whoever has its number by now (pidfd_send_signal(2)).
+    pub fn end(&self) {
+        let _ = pidfd_send_signal(&self.watch, Signal::KILL);
+    }
+
     /// Lets it go on if its user has stopped it: it then sees that the mount has gone, and ends.
     pub fn go_on(&self) {
         let _ = pidfd_send_signal(&self.watch, Signal::CONT);
     }
+}
+
+/// Its process id, as calls take it.
+pub(crate) fn pid(server: Server) -> Option<Pid> {
+    i32::try_from(server.pid).ok().and_then(Pid::from_raw)
 }
 
 const PIDFD_OPEN: &str = "pidfd_open(squashfuse_ll)";
@@ -98,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_a_later_one() {
-        let own = Served::started(rustix::process::getpid()).expect("this process");
+        let own = Served::started(rustix::process::getpid(), 0).expect("this process");
         assert!(runs(own.server) && !own.has_ended());
         assert!(Served::noted("", own.server).expect("pidfd").is_some());
         let earlier = Server { started: own.server.started - 1, ..own.server };

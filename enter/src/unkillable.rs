@@ -53,9 +53,8 @@ impl Guard {
         if served.is_empty() {
             return Ok(None);
         }
-        let control = new_mount("fusectl", &[], MountAttrFlags::empty())?;
         let connections: Vec<Connection> =
-            served.iter().map(|served| Connection::open(&control, served, uid)).collect::<Called<_>>()?;
+            served.iter().map(|served| Connection::of(served, uid)).collect::<Called<_>>()?;
         let inode = stat(namespace, "ns/mnt".as_ref())?.st_ino;
         let (end, ended) = channel();
         let thread = with_signals_blocked(|| {
@@ -86,16 +85,18 @@ impl Drop for Guard {
 /// A FUSE connection, by its directory in the control file system: empty once the connection is gone, whoever has its
 /// number later.
 #[derive(Debug)]
-struct Connection {
+pub(crate) struct Connection {
     of: String,
-    server: Server,
+    /// The process that serves it.
+    pub server: Server,
     directory: OwnedFd,
 }
 
 impl Connection {
-    /// The user's own, whatever a note says: the kernel gives the directory to the user the file system was mounted for
-    /// (the mount option `user_id`).
-    fn open(control: &OwnedFd, served: &Served, uid: u32) -> Called<Self> {
+    /// The one that is served. The user's own, whatever a note says: the kernel gives the directory to the user the file
+    /// system was mounted for (the mount option `user_id`). Call it as root.
+    pub fn of(served: &Served, uid: u32) -> Called<Self> {
+        let control = new_mount("fusectl", &[], MountAttrFlags::empty())?;
         let number = served.server.connection;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(control, number.to_string(), flags, Mode::empty())
@@ -112,13 +113,14 @@ impl Connection {
     }
 
     /// Whether a request waits for its answer.
-    fn is_waited_for(&self) -> bool {
+    pub fn is_waited_for(&self) -> bool {
         let mut text = [0; 1];
         let read = self.file("waiting", OFlags::RDONLY).and_then(|file| rustix::io::read(file, &mut text));
         read.is_ok_and(|length| length == 1 && text[0] != b'0')
     }
 
-    fn give_up(&self) -> Result<(), Errno> {
+    /// Ends every wait for it with an error, now and later.
+    pub fn give_up(&self) -> Result<(), Errno> {
         rustix::io::write(self.file("abort", OFlags::WRONLY)?, b"1").map(drop)
     }
 }

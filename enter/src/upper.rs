@@ -6,8 +6,9 @@
 //! the lower layer until it is written (overlayfs.rst, 'Metadata only copy up'). Changing the entries through the
 //! mounted overlay gives the same result at four times the cost.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags};
@@ -28,25 +29,40 @@ pub(crate) struct Admitted {
     pub deadline: Deadline,
 }
 
-/// Most entries of one volatile directory. Each is an inode in memory; and a user's own image server could go on for ever.
+/// Most entries of all volatile directories of a container together. Each is an inode in memory; and a user's own image
+/// server could go on for ever.
 pub(crate) const MOST: usize = 500_000;
 
-/// Fills the empty directory `upper` after `lower`. `Errno::TIMEDOUT` if the deadline passes, `Errno::TOOBIG` if there are
-/// more than [`MOST`] entries.
-pub(crate) fn fill(upper: &OwnedFd, lower: &OwnedFd, who: &Admitted) -> Called<()> {
-    let mut left = vec![PathBuf::from(".")];
+/// Fills the empty directory `upper` after `lower`, with at most `room` entries, which it takes off. `Errno::TIMEDOUT` if
+/// the deadline passes, `Errno::TOOBIG` if there are more.
+pub(crate) fn fill(upper: &OwnedFd, lower: &OwnedFd, who: &Admitted, room: &mut usize) -> Called<()> {
     let mut attributes = Attributes { names: vec![0; 64 << 10], value: vec![0; 64 << 10], none: false };
-    let mut room = MOST;
-    while let Some(path) = left.pop() {
+    // Depth first, so that what is left of each directory is its name and how much of the last path is its parent's: whole
+    // paths, of some KiB each, would be gigabytes.
+    let mut path = PathBuf::new();
+    let mut left = vec![(0, CString::from(c"."))];
+    while let Some((parent, name)) = left.pop() {
+        path = under(path, parent, &name);
         if who.deadline.passed() {
             return Err(Broken::new(shown(&path), Errno::TIMEDOUT));
         }
-        left.extend(directory(upper, lower, &path, who, &mut attributes, &mut room)?);
+        let length = path.as_os_str().len();
+        let below = directory(upper, lower, &path, who, &mut attributes, room)?;
+        left.extend(below.into_iter().map(|name| (length, name)));
     }
     Ok(())
 }
 
-/// One directory: its files, and its subdirectories as empty ones, which are returned.
+/// The path of `name` in the directory whose path is the first `parent` bytes of `path`.
+fn under(path: PathBuf, parent: usize, name: &CStr) -> PathBuf {
+    let mut bytes = path.into_os_string().into_vec();
+    bytes.truncate(parent);
+    let mut path = PathBuf::from(OsString::from_vec(bytes));
+    path.push(OsStr::from_bytes(name.to_bytes()));
+    path
+}
+
+/// One directory: its files, and its subdirectories as empty ones, whose names are returned.
 fn directory(
     upper: &OwnedFd,
     lower: &OwnedFd,
@@ -54,7 +70,7 @@ fn directory(
     who: &Admitted,
     attributes: &mut Attributes,
     room: &mut usize,
-) -> Called<Vec<PathBuf>> {
+) -> Called<Vec<CString>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let from = open_in(lower.as_fd(), path, flags, resolve)?;
@@ -62,16 +78,21 @@ fn directory(
     // The calls for attributes take paths: names in this directory.
     rustix::process::fchdir(&from).map_err(|e| Broken::new(format!("fchdir({})", shown(path)), e))?;
     let own = stat(&from, path)?;
+    let unread = |e| Broken::new(format!("getdents64({})", shown(path)), e);
     let mut below = vec![];
-    for (name, kind) in names(&from, path, room)? {
-        match kind {
+    for entry in rustix::fs::Dir::read_from(&from).map_err(unread)? {
+        let entry = entry.map_err(unread)?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        *room = room.checked_sub(1).ok_or_else(|| unread(Errno::TOOBIG))?;
+        match kind(&from, name, entry.file_type())? {
             FileType::Directory => {
-                rustix::fs::mkdirat(&to, &name, Mode::RWXU).map_err(|e| broken("mkdirat", &name, e))?;
-                below.push(
-                    path.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name.to_bytes())),
-                );
+                rustix::fs::mkdirat(&to, name, Mode::RWXU).map_err(|e| broken("mkdirat", name, e))?;
+                below.push(name.to_owned());
             }
-            FileType::RegularFile => file(&from, &to, &name, who, attributes)?,
+            FileType::RegularFile => file(&from, &to, name, who, attributes)?,
             // Links have no permissions; devices do not work here; pipes and sockets can be replaced.
             _ => {}
         }
@@ -215,29 +236,80 @@ fn access_list(mode: u32, uid: u32) -> Vec<u8> {
     bytes
 }
 
-/// Names and kinds in a directory, without `.` and `..`.
-fn names(dir: &OwnedFd, path: &Path, room: &mut usize) -> Called<Vec<(CString, FileType)>> {
-    let broken = |e| Broken::new(format!("getdents64({})", shown(path)), e);
-    let mut names = vec![];
-    for entry in rustix::fs::Dir::read_from(dir).map_err(broken)? {
-        let entry = entry.map_err(broken)?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
+/// What an entry is, asked where its directory does not say.
+fn kind(dir: &OwnedFd, name: &CStr, listed: FileType) -> Called<FileType> {
+    match listed {
+        FileType::Unknown => {
+            let status = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+            Ok(FileType::from_raw_mode(status.map_err(|e| broken("fstatat", name, e))?.st_mode))
         }
-        *room = room.checked_sub(1).ok_or_else(|| broken(Errno::TOOBIG))?;
-        let kind = match entry.file_type() {
-            FileType::Unknown => {
-                let status = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(broken)?;
-                FileType::from_raw_mode(status.st_mode)
-            }
-            known => known,
-        };
-        names.push((name.to_owned(), kind));
+        known => Ok(known),
     }
-    Ok(names)
 }
 
 fn broken(call: &str, name: &CStr, errno: Errno) -> Broken {
     Broken::new(format!("{call}({})", grus_core::refusal::printable(&name.to_string_lossy())), errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::sys::unshare;
+
+    /// A tree whose paths are nearly as long as a path may be.
+    fn deep(lower: &Path) -> PathBuf {
+        let deep = (0..15).fold(lower.to_owned(), |path, _| path.join("d".repeat(240)));
+        for number in 0..50 {
+            fs::create_dir_all(deep.join(format!("{number}/in"))).expect("tree");
+            fs::write(deep.join(format!("{number}/file")), "").expect("tree");
+        }
+        deep
+    }
+
+    fn all(dir: &Path) -> BTreeSet<PathBuf> {
+        let entries = fs::read_dir(dir).expect("a directory").flatten();
+        let of = |path: PathBuf| match path.is_dir() {
+            true => all(&path).into_iter().chain([path]).collect(),
+            false => BTreeSet::from([path]),
+        };
+        entries.flat_map(|entry| of(entry.path())).collect()
+    }
+
+    #[test]
+    fn all_directories_share_one_limit_and_deep_ones_are_as_wide_as_others() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: not root");
+        }
+        let dir = tempfile::tempdir_in("/run").expect("a directory");
+        let [lower, one, two] = ["lower", "one", "two"].map(|name| dir.path().join(name));
+        for path in [&lower, &one, &two] {
+            fs::create_dir(path).expect("a fresh directory");
+        }
+        deep(&lower);
+        let deadline =
+            Deadline::new(Instant::now() + Duration::from_secs(60), Arc::new(AtomicBool::new(false)));
+        let who = Admitted { uid: 54321, gids: vec![54321], deadline };
+        let entries = all(&lower).len();
+        let mut room = entries + 10;
+        let mut filled = |upper: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let open = |path| crate::call::open(path, flags).expect("it is there");
+            let work = || {
+                // It changes its directory.
+                unshare(false).expect("unshare");
+                fill(&open(upper), &open(&lower), &who, &mut room)
+            };
+            std::thread::scope(|scope| scope.spawn(work).join()).expect("a thread")
+        };
+        assert_eq!(filled(&one), Ok(()));
+        let made = all(&one).iter().map(|path| lower.join(path.strip_prefix(&one).expect("in it"))).collect();
+        assert_eq!(all(&lower), made);
+        assert_eq!(filled(&two).map_err(|broken| broken.errno), Err(Errno::TOOBIG));
+    }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Volatile {
 impl Volatile {
     /// Ready to make directories in this namespace.
     pub fn at(self, scratch: &Scratch) -> Layers<'_> {
-        Layers { what: self, scratch, made: 0 }
+        Layers { what: self, scratch, made: 0, room: MOST }
     }
 }
 
@@ -45,6 +45,8 @@ pub(crate) struct Layers<'a> {
     what: Volatile,
     scratch: &'a Scratch,
     made: u32,
+    /// How many entries they may still have.
+    room: usize,
 }
 
 impl Layers<'_> {
@@ -77,7 +79,8 @@ impl Layers<'_> {
         let dir = self.new_layer().during(Phase::Volatile)?;
         let upper = new_dir(dir.as_fd(), c"upper").during(Phase::Volatile)?;
         match &self.what.who {
-            Some(who) => fill(&upper, lower, who).map_err(|broken| self.not_filled(broken, what, less))?,
+            Some(who) => fill(&upper, lower, who, &mut self.room)
+                .map_err(|broken| self.not_filled(broken, what, less))?,
             None => like(&dir, lower).during(Phase::Volatile)?,
         }
         overlay(&dir, lower, self.what.who.is_some()).during(Phase::Volatile)
@@ -102,6 +105,9 @@ impl Layers<'_> {
             |why: &str, hint: &str| Failure::from(Refusal::user(format!("{what}: {why}")).hint(hint));
         match broken.errno {
             Errno::TIMEDOUT => refuse("it holds too many files to prepare in time", less),
+            Errno::TOOBIG if self.made > 1 => {
+                refuse(&format!("it and those before it hold more than {MOST} files"), less)
+            }
             Errno::TOOBIG => refuse(&format!("it holds more than {MOST} files"), less),
             Errno::NAMETOOLONG => refuse("its directories are nested too deeply", less),
             Errno::NOSPC => refuse(

@@ -3,11 +3,13 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use support::{mounts, run, Contain};
+use rustix::io::Errno;
+use rustix::process::{pidfd_getfd, pidfd_open, Gid, Pid, PidfdFlags, PidfdGetfdFlags, Uid};
+use support::{eventually, mounts, run, servers, Contain, UID};
 
 fn replace(tree: &Path, name: &str, target: &str) {
     let at = tree.join(name);
@@ -155,6 +157,50 @@ fn marks_of_overlays_in_an_image_are_not_obeyed() {
         err.contains("cannot make a directory writable") && err.contains("marks of another overlay"),
         "{err}"
     );
+}
+
+/// What a user would take from a server, or tell it to do: whatever the kernel allows to who may trace it (ptrace(2)).
+const HOSTILE_TRACES: &[&str] = &["mem", "environ", "exe", "cwd", "fd/3", "fd/4", "maps", "syscall"];
+
+/// The server runs as the user, but for the node: its connection, once taken, would keep launches waiting, and a server
+/// of a kept container has none of its job's limits.
+#[test]
+fn nobody_traces_a_server_or_takes_what_it_has_open() {
+    let lab = lab!();
+    let image = lab.users_image("u", |_| ());
+    let before = servers();
+    let running = Contain::new(&image).start("read x");
+    let pid = servers().into_iter().find(|pid| !before.contains(pid)).expect("a server");
+    let steal = || {
+        // The identity of this thread only, and all of it (credentials(7)).
+        let (uid, gid) = (Uid::from_raw(UID), Gid::from_raw(UID));
+        rustix::thread::set_thread_groups(&[gid]).expect("root");
+        rustix::thread::set_thread_res_gid(gid, gid, gid).expect("root");
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root");
+        let server =
+            pidfd_open(Pid::from_raw(pid as i32).expect("a pid"), PidfdFlags::empty()).expect("it runs");
+        let taken = pidfd_getfd(&server, 4, PidfdGetfdFlags::empty()).map(drop);
+        let file = |name: &&str| format!("/proc/{pid}/{name}");
+        let open: Vec<_> = HOSTILE_TRACES.iter().map(file).filter(|file| opened(file)).collect();
+        (taken, open, File::options().write(true).open(file(&"mem")).is_ok())
+    };
+    let (taken, open, written) = std::thread::scope(|scope| scope.spawn(steal).join()).expect("a thread");
+    running.kill();
+    assert_eq!(taken, Err(Errno::PERM), "its connection was taken");
+    assert_eq!(open, Vec::<String>::new());
+    assert!(!written);
+    eventually("the server's end", || !servers().contains(&pid));
+}
+
+/// Whether there is anything of it to be had.
+fn opened(file: &str) -> bool {
+    let mut byte = [0; 1];
+    match fs::symlink_metadata(file).is_ok_and(|status| status.is_symlink()) {
+        true => fs::metadata(file).is_ok(),
+        // Of memory the first byte is never there.
+        false if file.ends_with("mem") => File::open(file).is_ok(),
+        false => File::open(file).and_then(|mut file| std::io::Read::read(&mut file, &mut byte)).is_ok(),
+    }
 }
 
 /// What a ruling has over the image's files. `AWAY` is a directory of the host; `BELOW` mounts another one below it.

@@ -2,6 +2,7 @@
 //! and calls that the site takes away. No task runs on the host, no node is drained, nothing is left.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use grus_tests::command::Running;
@@ -17,6 +18,7 @@ crate::tests![
     no_directory_to_start_in_leads_to_what_slurmstepd_has_open,
     a_stopped_server_does_not_keep_a_step_from_being_cancelled,
     a_stolen_connection_does_not_keep_a_step_from_being_cancelled,
+    a_launch_that_nobody_answers_drains_no_node,
     a_server_is_in_the_cgroups_of_its_step,
     calls_that_the_site_denies_fail_and_others_do_not,
     a_node_caches_what_users_bring_and_the_kernel_mounts_the_copy,
@@ -184,6 +186,8 @@ const THIEF: &str = r#"
     int main(int argc, char **argv) {
         pid_t server = atoi(argv[1]);
         int device = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, server, 0), 4, 0);
+        if (device < 0)
+            return perror("pidfd_getfd"), 1;
         do
             if (read(device, request, sizeof request) <= 0)
                 return perror("no request"), 1;
@@ -193,7 +197,8 @@ const THIEF: &str = r#"
     }
 "#;
 
-/// Nobody answers a request that its user has taken: neither SIGCONT nor the server's end would set the task free.
+/// Nobody answers a request that somebody has taken: neither SIGCONT nor the server's end would set the task free. The
+/// user cannot take it, since the server is not the user's to trace; so that the guard is seen to work, root does here.
 fn a_stolen_connection_does_not_keep_a_step_from_being_cancelled(lab: &Lab) {
     let dir = lab.fresh_dir("thief");
     let (file, program, taken) = (dir.join("thief.c"), dir.join("thief"), dir.join("taken"));
@@ -203,7 +208,9 @@ fn a_stolen_connection_does_not_keep_a_step_from_being_cancelled(lab: &Lab) {
         let new = before.new_things();
         let server = new.iter().find(|thing| thing.contains("squashfuse")).expect("it runs");
         let pid = server.split(' ').nth(1).expect("'process PID COMMAND'");
-        let thief = Cmd::as_user(lab.account(), &program).arg(pid).arg(&taken).spawn();
+        let users = Cmd::as_user(lab.account(), &program).arg(pid).arg(&taken).run().failure();
+        let _ = users.stderr_has("pidfd_getfd: Operation not permitted");
+        let thief = lab.root(&program.to_string_lossy()).arg(pid).arg(&taken).spawn();
         assert!(wait_until(Duration::from_secs(20), || taken.exists()), "no request was taken");
         Some(thief)
     });
@@ -233,6 +240,27 @@ fn cancelled_while_it_hangs(lab: &Lab, hang: impl FnOnce(&Snapshot) -> Option<Ru
         thief.signal(Signal::KILL);
         let _ = thief.wait().killed_by(9);
     }
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
+}
+
+/// The builder thread waits for a server that is killed after 60 s, and still nobody answers: a child of it has its
+/// connection, as a thief's process could. Slurm's seteuid(2), which comes next, waits for that thread. The step fails, and
+/// slurmstepd with it ends.
+fn a_launch_that_nobody_answers_drains_no_node(lab: &Lab) {
+    let image = format!("--container-image={}", users_image(lab));
+    let program = lab.dir().join("hangs");
+    fs::write(&program, "#!/bin/sh\nsleep 4321 &\nexec sleep 4321\n").expect("the lab's directory is root's");
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("root");
+    let before = lab.snapshot();
+    let site = format!("security.squashfuse = '{}'\n", program.display());
+    let run = lab.with_site(&site, || lab.srun(&[&image, "true"]).limit(Duration::from_secs(90)).run());
+    let _ = run.failure().stderr_has("squashfuse_ll did not answer within 60 s");
+    let ended = wait_until(Duration::from_secs(20), || {
+        !before.new_things().iter().any(|thing| thing.contains("slurmstepd: ["))
+    });
+    before.kill_new(Signal::KILL, |command| command.contains("sleep 4321"));
+    assert!(ended, "slurmstepd hangs");
     before.assert_nothing_left();
     lab.assert_nodes_idle();
 }

@@ -23,6 +23,8 @@ crate::tests![
     five_hundred_overlapping_steps_take_one_container,
     a_killed_slurmstepd_takes_no_container_with_it,
     a_killed_image_server_breaks_the_container_and_says_so,
+    a_stopped_image_server_ends_with_its_job,
+    a_stopped_image_server_hangs_no_later_step_and_drains_no_node,
     a_running_step_is_joined,
     a_step_with_namespaces_of_its_own_is_joined_in_all_of_them,
     nobody_joins_what_is_not_his,
@@ -246,6 +248,47 @@ fn a_killed_image_server_breaks_the_container_and_says_so(lab: &Lab) {
     let _ =
         end.output_has("--container-name=x:create makes the container anew").output_has("from the image\n");
     before.assert_nothing_left();
+}
+
+/// It is in none of the job's control groups, and a process that is stopped does not see its mount go.
+fn a_stopped_image_server_ends_with_its_job(lab: &Lab) {
+    let [_, fuse] = lab.both_kinds("busybox");
+    let dir = lab.fresh_dir("server-stopped");
+    let before = lab.snapshot();
+    let steps = format!(
+        "cd {}; one $I --container-name=x true; touch made; while [ ! -e stopped ]; do sleep 0.1; done",
+        dir.display()
+    );
+    let script = script(&fuse, &steps);
+    let batch = lab.sbatch(&["-N1", "-n1"], &script);
+    assert!(wait_until(LIMIT, || dir.join("made").exists()), "{}", batch.read_output());
+    before.kill_new(Signal::STOP, |command| command.contains("squashfuse_ll"));
+    fs::write(dir.join("stopped"), "").expect("a fresh directory");
+    let _ = batch.wait(LIMIT).completed();
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
+}
+
+/// A later step looks for what nobody has looked for before: only the server could say that it is not there.
+fn a_stopped_image_server_hangs_no_later_step_and_drains_no_node(lab: &Lab) {
+    let [_, fuse] = lab.both_kinds("busybox");
+    let dir = lab.fresh_dir("server-silent");
+    let before = lab.snapshot();
+    let steps = format!(
+        "cd {}; one $I --container-name=x true; touch made; while [ ! -e stopped ]; do sleep 0.1; done
+         one --container-name=x --mount=/etc:/absent/x true
+         one --container-name=x true",
+        dir.display()
+    );
+    let script = script(&fuse, &steps);
+    let batch = lab.sbatch(&["-N1", "-n1"], &script);
+    assert!(wait_until(LIMIT, || dir.join("made").exists()), "{}", batch.read_output());
+    before.kill_new(Signal::STOP, |command| command.contains("squashfuse_ll"));
+    fs::write(dir.join("stopped"), "").expect("a fresh directory");
+    let end = batch.wait(LIMIT);
+    let _ = end.output_has("within 60 s").output_has("container 'x' is broken: squashfuse_ll");
+    before.assert_nothing_left();
+    lab.assert_nodes_idle();
 }
 
 fn a_step_with_namespaces_of_its_own_is_joined_in_all_of_them(lab: &Lab) {

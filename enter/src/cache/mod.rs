@@ -3,7 +3,8 @@
 //! `images/HEX` is a copy, named by the SHA-256 of its content; `known/KEY` is another name of it (a hard link), where
 //! KEY is of one user and of one state of one file (device, inode, size, times). So a user is given a copy only for
 //! bytes that this user has shown, whatever a file claims to be; a changed file is another KEY; and a launch that finds
-//! its copy costs one open. A KEY that is a file of its own says why that image is not for the cache.
+//! its copy costs one open. A KEY that is a file of its own says why that image is not for the cache; its mode tells it
+//! from a copy, which may lose its other name at any moment.
 //!
 //! A copy is written to a file without a name and linked once it is complete, on the disk and checked: there is never a
 //! part of one, also after a crash. One copy is made at a time; who finds another at work does not wait. Nothing here
@@ -40,6 +41,12 @@ const PART: usize = 1 << 20;
 
 /// Most bytes of a reason.
 const MAX_REASON: usize = 1000;
+
+/// The mode of a copy: it can be read by all who have its descriptor, which is for the check, and written by none.
+const COPY: u32 = 0o444;
+
+/// The mode of a reason.
+const REASON: u32 = 0o400;
 
 /// What the cache has for an image.
 #[derive(Debug)]
@@ -118,6 +125,8 @@ impl<'a> Cache<'a> {
         if let Some(found) = self.known(&key)? {
             return Ok(found);
         }
+        // One may be there that says nothing.
+        room::unlink(&self.known, &key)?;
         if !room::make(&self.images, &self.known, size, most)? {
             return Ok(Answer::None("the cache is full of images in use".into()));
         }
@@ -125,7 +134,8 @@ impl<'a> Cache<'a> {
         let late = || deadline.passed() || Instant::now() >= end;
         let (copy, digest) = match self.copied(image, size, late)? {
             Ok(copied) => copied,
-            Err(why) => return self.refused(&key, why),
+            // Another time it may be otherwise: nothing is noted.
+            Err(why) => return Ok(Answer::None(why)),
         };
         if self.key(image)?.0 != key {
             return Ok(Answer::None("the image changed while it was copied".into()));
@@ -158,12 +168,13 @@ impl<'a> Cache<'a> {
         if !is_regular(&status) || status.st_uid != 0 {
             return Err(Broken::new("open(known)", Errno::PERM));
         }
-        if status.st_nlink > 1 {
+        if status.st_mode & 0o777 == COPY {
             return Ok(Some(Answer::Copy(file, "found")));
         }
         let mut text = [0; MAX_REASON];
         let length = rustix::io::pread(&file, &mut text, 0).map_err(|e| Broken::new("pread(known)", e))?;
-        Ok(Some(Answer::None(String::from_utf8_lossy(&text[..length]).into_owned())))
+        // One that a crash of the node has emptied says nothing.
+        Ok((length > 0).then(|| Answer::None(String::from_utf8_lossy(&text[..length]).into_owned())))
     }
 
     /// The right to make copies; None while another has it.
@@ -178,8 +189,7 @@ impl<'a> Cache<'a> {
         }
     }
 
-    /// A copy without a name, on the disk, and the digest of what is in it. It can be read by all who have its
-    /// descriptor, which is for the check, and written by none.
+    /// A copy without a name, on the disk, and the digest of what is in it.
     fn copied(
         &self,
         image: &OwnedFd,
@@ -187,8 +197,10 @@ impl<'a> Cache<'a> {
         late: impl Fn() -> bool,
     ) -> Called<Result<(OwnedFd, Digest), String>> {
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let copy = rustix::fs::openat(&self.images, ".", flags, Mode::from_raw_mode(0o444))
+        let copy = rustix::fs::openat(&self.images, ".", flags, Mode::from_raw_mode(COPY))
             .map_err(|e| Broken::new("open(node-cache, O_TMPFILE)", e))?;
+        // Whatever this thread's umask.
+        rustix::fs::fchmod(&copy, Mode::from_raw_mode(COPY)).map_err(|e| Broken::new("fchmod(copy)", e))?;
         let mut hash = sha2::Sha256::new();
         let mut part = vec![0; PART];
         let mut at = 0;
@@ -247,13 +259,17 @@ impl<'a> Cache<'a> {
         validated::check(copy, Path::new("of the user's"), self.site, Some(nobody), TIME)
     }
 
-    /// Notes why this one is not for the cache, so that it is not copied at each launch.
+    /// Notes why this one is not for the cache, so that it is not copied at each launch. Like a copy, a note has its name
+    /// only once it is whole.
     fn refused(&self, key: &str, why: String) -> Called<Answer> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
         let broken = |e| Broken::new("write(known)", e);
-        let note = rustix::fs::openat(&self.known, key, flags, Mode::RUSR).map_err(broken)?;
+        let mode = Mode::from_raw_mode(REASON);
+        let note = rustix::fs::openat(&self.known, ".", flags, mode).map_err(broken)?;
         let text = &why.as_bytes()[..why.len().min(MAX_REASON)];
         rustix::io::write(note.as_fd(), text).map_err(broken)?;
+        let follow = AtFlags::SYMLINK_FOLLOW;
+        rustix::fs::linkat(rustix::fs::CWD, proc_path(&note), &self.known, key, follow).map_err(broken)?;
         Ok(Answer::None(why))
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn make(images: &OwnedFd, known: &OwnedFd, size: u64, most: u64) -> C
         if in_use(images, name)? {
             continue;
         }
-        // The copy's own name last: what has but one name in `known` would be taken for a reason.
+        // The copy's own name last: who finds it by another one in between has a whole copy.
         for (other, _) in names.iter().filter(|(_, other)| other.st_ino == status.st_ino) {
             unlink(known, other)?;
         }
@@ -74,7 +74,8 @@ fn list(dir: &OwnedFd) -> Called<Vec<Named>> {
     Ok(found)
 }
 
-fn unlink(dir: &OwnedFd, name: &CString) -> Called<()> {
+/// Takes a name away, if it is there.
+pub(super) fn unlink(dir: &OwnedFd, name: impl rustix::path::Arg) -> Called<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(Broken::new("unlinkat(node-cache)", e)),

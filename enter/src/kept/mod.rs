@@ -33,8 +33,9 @@ use crate::sys::unshare;
 use crate::volatile::Volatile;
 use place::{Jobs, Slot};
 
-/// After how long without a new container a job counts as over whose end was missed.
-const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long after the last step that was in one of its containers a job counts as over whose end was missed. Nothing on a
+/// node says for certain that a job without a step there is over.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A name that a step asks for, on this node.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ impl<'a> Keeper<'a> {
         image: impl FnOnce() -> Result<Ground, Failure>,
     ) -> Result<Ground, Failure> {
         let slot = Slot::open(&self.job, self.name, deadline).during(Phase::Kept)?;
+        place::used(&self.job);
         let back = here().during(Phase::Kept)?;
         let found = slot.kept().during(Phase::Kept)?.filter(|(kept, _)| !kept.is_stale(inputs.step.restart));
         if let Some((kept, base)) = found {
@@ -132,13 +134,18 @@ impl<'a> Keeper<'a> {
             server: server.map(|served| served.server),
         };
         within(&self.home, back, || {
-            if let Some(server) = kept.server {
-                outlive::outlive_step(server);
-            }
             slot.pin_namespace(&base)?;
             slot.note(&kept)
         })
         .during(Phase::Kept)?;
+        // Once it is noted: the job's end must find what outlives its steps.
+        if let Some(server) = kept.server {
+            within(&self.home, back, || {
+                outlive::outlive_step(server);
+                Ok(())
+            })
+            .during(Phase::Kept)?;
+        }
         Ok((kept, base))
     }
 
@@ -153,7 +160,7 @@ impl<'a> Keeper<'a> {
         ))
     }
 
-    /// Takes away what jobs have left whose end this node has missed: no process of theirs, and nothing new for days.
+    /// Takes away what jobs have left whose end this node has missed: no process of theirs, and no step for weeks.
     /// A failure is no concern of this job's.
     fn forget(&self, inputs: &Inputs) {
         let Some(node) = &inputs.node else { return };

@@ -12,7 +12,9 @@ use std::time::Duration;
 use grus_core::kept::Kept;
 use grus_core::path::AbsPath;
 use grus_core::Refusal;
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{
+    AtFlags, Dir, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, UTIME_NOW,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
@@ -20,11 +22,17 @@ use crate::call::{attach, new_mount, proc_path, shown, Broken, Called, During};
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::read::{contents, Small};
+use crate::server::Served;
 use crate::sys::confine;
 use crate::trust::why_not_roots;
 
 /// Notes and empty files: some hundred containers of one job.
 const SIZE: &str = "4m";
+
+/// What a job's mount is.
+const CLOSED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// `NSFS_MAGIC` (linux/magic.h).
 const NSFS: u64 = 0x6e73_6673;
@@ -86,8 +94,7 @@ impl Jobs {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(self.broken("mkdir", e)),
         }
-        let there = self.enter()?;
-        if is_mount(&there)? {
+        if let Some(there) = self.found()? {
             return Ok(there);
         }
         lock(&self.dir, deadline)?;
@@ -96,19 +103,26 @@ impl Jobs {
         made
     }
 
+    /// The mount, where it is there. Confined, whoever made it: a mount becomes one of its parent's peers by being
+    /// attached (mount_namespaces(7)), and who attached it may have been killed before it was taken out of them.
+    fn found(&self) -> Called<Option<OwnedFd>> {
+        let there = self.enter()?;
+        if !is_mount(&there)? {
+            return Ok(None);
+        }
+        confine(there.as_fd(), CLOSED, &shown(&self.path))?;
+        Ok(Some(there))
+    }
+
     /// Under the lock: another step may have been faster.
     fn mounted(&self) -> Called<OwnedFd> {
-        let there = self.enter()?;
-        if is_mount(&there)? {
+        if let Some(there) = self.found()? {
             return Ok(there);
         }
         let options = [("source", "grus"), ("size", SIZE), ("mode", "0700")];
-        let closed = MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let tmpfs = new_mount("tmpfs", &options, closed)?;
+        let (tmpfs, there) = (new_mount("tmpfs", &options, CLOSED)?, self.enter()?);
         attach(tmpfs.as_fd(), there.as_fd(), &self.path)?;
-        confine(tmpfs.as_fd(), closed, &shown(&self.path))?;
+        confine(tmpfs.as_fd(), CLOSED, &shown(&self.path))?;
         // A directory that can be read: fsmount(2) gives a mere place.
         self.enter()
     }
@@ -118,11 +132,12 @@ impl Jobs {
         rustix::fs::openat(&self.dir, &self.own, flags, Mode::empty()).map_err(|e| self.broken("open", e))
     }
 
-    /// Takes the job's mount off, with all that is pinned in it; what runs goes on. The calling thread must be where
-    /// it is mounted.
+    /// Takes the job's mount off, with all that is pinned in it, and ends the servers of its containers; tasks go on. The
+    /// calling thread must be where it is mounted.
     pub fn remove(&self) -> Called<()> {
         match self.enter() {
             Ok(there) => {
+                end_servers(&there);
                 let path = proc_path(&self.dir) + "/" + &self.own.to_string_lossy();
                 while is_mount(&there)? {
                     match rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
@@ -138,7 +153,7 @@ impl Jobs {
         rustix::fs::unlinkat(&self.dir, &self.own, AtFlags::REMOVEDIR).map_err(|e| self.broken("rmdir", e))
     }
 
-    /// Jobs of this node that have something here, with the time since anything was made there.
+    /// Jobs of this node that have something here, with the time since a step was last there.
     pub fn others(&self) -> Vec<(u32, Duration)> {
         let Ok(entries) = Dir::read_from(&self.dir) else { return vec![] };
         let own = self.own.to_string_lossy().into_owned();
@@ -159,6 +174,13 @@ impl Jobs {
     }
 }
 
+/// Notes that a step of the job is here, for [`Jobs::others`].
+pub(crate) fn used(job: &OwnedFd) {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ };
+    // Only a record.
+    let _ = rustix::fs::futimens(job, &Timestamps { last_access: now, last_modification: now });
+}
+
 /// Waits for the lock, but not for ever.
 fn lock(dir: &OwnedFd, deadline: &Deadline) -> Called<()> {
     loop {
@@ -176,6 +198,18 @@ fn is_mount(dir: &OwnedFd) -> Called<bool> {
     let status = rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
         .map_err(|e| Broken::new("statx", e))?;
     Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Ends the servers that are noted in a job's mount: they are in none of the job's control groups, and one that its user
+/// has stopped would never see that its mount is gone. Nothing here is a reason to leave the rest.
+fn end_servers(job: &OwnedFd) {
+    let Ok(entries) = Dir::read_from(job) else { return };
+    for entry in entries.flatten() {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(dir) = rustix::fs::openat(job, entry.file_name(), flags, Mode::empty()) {
+            Slot { dir }.end_server();
+        }
+    }
 }
 
 /// The directory of one name, locked: whoever has it decides alone what is in it.
@@ -200,12 +234,23 @@ impl Slot {
 
     /// The note and the namespace, if both are there. A maker who was killed leaves one of them or none.
     pub fn kept(&self) -> Called<Option<(Kept, OwnedFd)>> {
-        let Some(note) = self.file(NOTE)? else { return Ok(None) };
-        let Small::Bytes(text) = contents(note, Path::new(NOTE), MAX_NOTE)? else { return Ok(None) };
+        let Some(kept) = self.noted()? else { return Ok(None) };
         let Some(namespace) = self.file(NAMESPACE)? else { return Ok(None) };
         let fs = rustix::fs::fstatfs(&namespace).map_err(|e| Broken::new("fstatfs(ns)", e))?;
-        let pinned = fs.f_type as u64 == NSFS;
-        Ok(Kept::parse(&text).filter(|_| pinned).map(|kept| (kept, namespace)))
+        Ok((fs.f_type as u64 == NSFS).then_some((kept, namespace)))
+    }
+
+    fn noted(&self) -> Called<Option<Kept>> {
+        let Some(note) = self.file(NOTE)? else { return Ok(None) };
+        let Small::Bytes(text) = contents(note, Path::new(NOTE), MAX_NOTE)? else { return Ok(None) };
+        Ok(Kept::parse(&text))
+    }
+
+    /// Ends the server that is noted, if it still runs.
+    fn end_server(&self) {
+        let server = self.noted().ok().flatten().and_then(|kept| kept.server);
+        let served = server.and_then(|server| Served::noted("the image", server).ok().flatten());
+        let _ = served.map(|served| served.end());
     }
 
     fn file(&self, name: &str) -> Called<Option<OwnedFd>> {
@@ -217,8 +262,9 @@ impl Slot {
         }
     }
 
-    /// Empties it; the calling thread must be where it is mounted.
+    /// Empties it, and ends the server of what was there; the calling thread must be where it is mounted.
     pub fn clear(&self) -> Called<()> {
+        self.end_server();
         let gone = |result: Result<(), Errno>, call: &str| match result {
             Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
             Err(e) => Err(Broken::new(call, e)),
@@ -256,3 +302,7 @@ impl Slot {
         rustix::fs::renameat(&self.dir, "new", &self.dir, NOTE).map_err(|e| broken("renameat", e))
     }
 }
+
+#[cfg(test)]
+#[path = "place_tests.rs"]
+mod tests;

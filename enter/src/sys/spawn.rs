@@ -18,6 +18,7 @@ struct Spawn<'a> {
     arguments: *const *const c_char,
     environment: *const *const c_char,
     dies_with_parent: bool,
+    untraceable: bool,
     stack: *mut c_void,
     pid: c_int,
     failed: Option<(&'static str, c_int)>,
@@ -26,8 +27,8 @@ struct Spawn<'a> {
 /// Stack of each new process, in 16-byte units: 64 KiB.
 pub(super) const STACK: usize = 4096;
 
-/// Starts a server: own session, `/` as directory, default signals (but SIGPIPE ignored), no_new_privs. It is init's
-/// child, so that neither Slurm's wait for tasks nor its tracking of children ever meets it. Returns its process id
+/// Starts a server: own session, `/` as directory, default signals (but SIGPIPE ignored), no_new_privs, and not to be
+/// traced by its own user (see [`keep_a_capability`]). It is init's child, so that neither Slurm's wait for tasks nor its tracking of children ever meets it. Returns its process id
 /// once it runs the program.
 ///
 /// As posix_spawn(3) does, both processes share the caller's memory until execve(2), and the caller's thread sleeps
@@ -36,7 +37,10 @@ pub(crate) fn spawn_server(server: &Program<'_>) -> Called<rustix::process::Pid>
     started(server, |spawn, stack| {
         // SAFETY: `middle` runs on its own stack, which like `spawn` outlives it, since CLONE_VFORK holds this thread
         // until it has ended. No exit signal: slurmstepd hears nothing of it, and a plain wait(2) never finds it.
-        let pid = unsafe { libc::clone(middle, stack, libc::CLONE_VM | libc::CLONE_VFORK, spawn.cast()) };
+        let pid = unsafe {
+            (*spawn).untraceable = true;
+            libc::clone(middle, stack, libc::CLONE_VM | libc::CLONE_VFORK, spawn.cast())
+        };
         if pid >= 0 {
             // SAFETY: a plain call; __WALL since the process has no exit signal.
             unsafe { libc::waitpid(pid, null_mut(), libc::__WALL) };
@@ -102,6 +106,7 @@ fn started(
         arguments: arguments.as_ptr(),
         environment: environment.as_ptr(),
         dies_with_parent: false,
+        untraceable: false,
         stack: second_top.cast(),
         pid: -1,
         failed: None,
@@ -168,6 +173,33 @@ unsafe fn descriptors(these: &[BorrowedFd<'_>]) -> Result<(), &'static str> {
     }
 }
 
+/// CAP_BLOCK_SUSPEND of linux/capability.h: to keep the machine from being suspended by epoll(7), EPOLLWAKEUP.
+const HARMLESS: u32 = 36;
+
+/// Gives up all of root's capabilities but one that is of no use to anybody, and keeps that one over execve(2). Who has
+/// less than a process may not trace it (ptrace(2), "Ptrace access mode checking"; security/commoncap.c): neither change
+/// its memory nor take its descriptors, although the user is the same. Whether it can be dumped would say the same, but
+/// only of a program that its user cannot read, and execve(2) asks anew. For after the change of identity, with
+/// PR_SET_KEEPCAPS (capabilities(7)). The error is the call's name.
+unsafe fn keep_a_capability() -> Result<(), &'static str> {
+    // `struct __user_cap_header_struct` with _LINUX_CAPABILITY_VERSION_3, and two of `__user_cap_data_struct`: effective,
+    // permitted and inheritable, of the lower and of the upper 32.
+    let header = [0x2008_0522u32, 0];
+    let kept = 1 << (HARMLESS - 32);
+    let sets = [0, 0, 0, 0, kept, kept];
+    // SAFETY: plain calls; both arrays outlive the call that reads them.
+    unsafe {
+        if libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) < 0 {
+            return Err("capset(CAP_BLOCK_SUSPEND)");
+        }
+        let (raise, none): (_, libc::c_ulong) = (libc::PR_CAP_AMBIENT_RAISE, 0);
+        match libc::prctl(libc::PR_CAP_AMBIENT, raise, libc::c_ulong::from(HARMLESS), none, none) {
+            0 => Ok(()),
+            _ => Err("prctl(PR_CAP_AMBIENT_RAISE, CAP_BLOCK_SUSPEND)"),
+        }
+    }
+}
+
 /// Returns only on failure, with the name of the call.
 unsafe fn prepare(spawn: &Spawn) -> &'static str {
     // SAFETY: as in `become_program`, of which this is the body.
@@ -204,8 +236,15 @@ unsafe fn prepare(spawn: &Spawn) -> &'static str {
             if libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0 {
                 return "setresgid";
             }
+            let untraceable = spawn.untraceable && uid != 0;
+            if untraceable && libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 {
+                return "prctl(PR_SET_KEEPCAPS)";
+            }
             if libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0 {
                 return "setresuid";
+            }
+            if let Err(step) = if untraceable { keep_a_capability() } else { Ok(()) } {
+                return step;
             }
         }
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
