@@ -171,9 +171,8 @@ fn on(
     progress.at(Phase::Rootfs);
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
-    let others = own_namespaces(plan.namespaces)?;
+    let (null, others) = (dev_null()?, own_namespaces(plan.namespaces)?);
     let (user_ids, save) = ((inputs.uid, inputs.gid), inputs.request.save.is_some());
-    let null = dev_null()?;
     let act = Act { plan: &plan, root, sources: &sources, own, user: user_ids, volatile, save };
     let (namespace, saved) = apply(act, &mut clock)?;
     progress.enter(Phase::Verify, &mut clock);

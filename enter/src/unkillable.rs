@@ -227,11 +227,9 @@ mod tests {
         // Nobody serves it, so nothing is asked of it.
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let status = statx(&mount, c"", flags, StatxFlags::empty()).expect("the kernel knows it");
-        let control = new_mount("fusectl", &[], MountAttrFlags::empty()).expect("root may mount");
-        let mut served = Served::started(getpid()).expect("this process");
-        served.server.connection = status.stx_dev_minor;
-        assert!(Connection::open(&control, &served, 4711).is_ok());
-        let refused = Connection::open(&control, &served, 4712).expect_err("another's");
+        let served = Served::started(getpid(), status.stx_dev_minor).expect("this process");
+        assert!(Connection::of(&served, 4711).is_ok());
+        let refused = Connection::of(&served, 4712).expect_err("another's");
         assert_eq!(refused.errno, Errno::PERM);
     }
 }

@@ -50,7 +50,8 @@ fn a_users_image_is_served_by_the_users_own_process_outside_the_container() {
     assert_eq!(field("Gid:"), vec![UID.to_string(); 4]);
     assert_eq!(field("Groups:"), Vec::<String>::new());
     assert_eq!(field("NoNewPrivs:"), ["1"]);
-    assert_eq!(field("CapEff:"), ["0000000000000000"]);
+    // CAP_BLOCK_SUSPEND alone (ADR 11).
+    assert_eq!(field("CapEff:"), ["0000001000000000"]);
     assert_eq!(field("SigBlk:"), ["0000000000000000"]);
     let own = [std::process::id().to_string(), running.child.id().to_string()];
     assert!(!own.contains(&field("PPid:")[0]), "{status}");
