@@ -68,12 +68,15 @@ impl Repository {
     pub fn set_tag(&self, reference: &Reference, platform: &Platform, tag: &Tag) -> Result<bool, Failure> {
         if let Some(path) = self.layout.tag(reference, platform) {
             let dir = path.parent().unwrap_or(&path);
-            let mut tries = 0;
+            let mut tries = 0..10;
+            // A concurrent removal takes empty directories away, this one or those above it: they are made again.
             loop {
-                self.make_dirs(dir).map_err(|e| Failure::io("create", dir, &e))?;
+                match self.make_dirs(dir) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && tries.next().is_some() => continue,
+                    made => made.map_err(|e| Failure::io("create", dir, &e))?,
+                }
                 match self.write_text(&path, &tag.to_json()) {
-                    // A concurrent removal took the empty directory away; make it again.
-                    Err(_) if !dir.exists() && tries < 10 => tries += 1,
+                    Err(_) if !dir.exists() && tries.next().is_some() => {}
                     done => break done?,
                 }
             }
