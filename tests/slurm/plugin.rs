@@ -93,7 +93,7 @@ fn a_hostile_request_of_the_job_is_refused(lab: &Lab) {
     for hostile in ["junk", "{\"image\":{\"file\":\"../etc\"}}", &"[".repeat(90_000), "{\"unknown\":1}"] {
         let run = lab.srun(&["sh", "-c", WHERE]).env("SLURM_SPANK_GRUS_REQUEST", hostile).run().failure();
         let run = run.stdout_is("").stderr_has("grus: SLURM_GRUS_REQUEST does not hold container options");
-        let _ = run.stderr_has("hint: do not set this variable by hand");
+        let _ = run.stderr_has("hint: install one release of Grus on all machines");
     }
 }
 
