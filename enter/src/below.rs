@@ -15,6 +15,9 @@ use crate::call::{shown, Broken, Called, During};
 use crate::failure::{Failure, Phase};
 use crate::trust::path_of;
 
+/// The mark of a mount that the kernel does not clone.
+const UNBINDABLE: &str = "unbindable";
+
 /// The mounts of this thread's namespace, as proc_pid_mountinfo(5) lists them.
 #[derive(Debug)]
 pub(crate) struct Mounts(String);
@@ -49,6 +52,10 @@ impl Mounts {
     /// A mount point below the source that its clone would lack: any of its own mount; where all are cloned, one that
     /// is unbindable, which the kernel leaves out.
     fn lacking(&self, source: &OwnedFd, recursive: bool) -> Called<Option<String>> {
+        // As a rule there is none at all.
+        if recursive && !self.0.contains(UNBINDABLE) {
+            return Ok(None);
+        }
         // Asks the kernel, not the file system, which could hang.
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
         let own =
@@ -75,7 +82,7 @@ impl<'a> Line<'a> {
         let mut fields = line.split(' ').skip(1);
         let parent = fields.next()?.parse().ok();
         let point = fields.nth(2)?;
-        let unbindable = fields.skip(1).take_while(|tag| *tag != "-").any(|tag| tag == "unbindable");
+        let unbindable = fields.skip(1).take_while(|tag| *tag != "-").any(|tag| tag == UNBINDABLE);
         Some(Self { parent, point, unbindable })
     }
 
