@@ -6,7 +6,9 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, CWD};
+use grus_core::path::AbsPath;
+use grus_core::plan::Make;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, CWD};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
@@ -105,6 +107,36 @@ pub(crate) fn open_in(
 /// For [`open_in`] where root makes something, or opens it to a user: no link is followed and no mount is entered, so
 /// that it is what was mounted for the container and nothing of the host's. A user has a say in where mounts land.
 pub(crate) const OWN: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_XDEV);
+
+/// Makes one name below `root`, in a directory of that very mount ([`OWN`]), and gives it to `owner`. `shown` is the path
+/// for errors.
+pub(crate) fn make_in(
+    root: BorrowedFd<'_>,
+    path: &AbsPath,
+    make: &Make,
+    (uid, gid): (u32, u32),
+    shown: &AbsPath,
+) -> Called<()> {
+    let (Some(above), Some(name)) = (path.parent(), path.components().next_back()) else { return Ok(()) };
+    let broken = |call: &str, e| Broken::new(format!("{call}({shown})"), e);
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let dir = open_in(root, above.as_path(), flags, OWN).map_err(|b| broken("openat2", b.errno))?;
+    match make {
+        Make::Directory => {
+            rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)).map_err(|e| broken("mkdirat", e))?
+        }
+        Make::File => {
+            rustix::fs::mknodat(&dir, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
+                .map_err(|e| broken("mknodat", e))?;
+        }
+        Make::Link(target) => {
+            rustix::fs::symlinkat(target.as_path(), &dir, name).map_err(|e| broken("symlinkat", e))?
+        }
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::chownat(&dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| broken("fchownat", e))
+}
 
 /// How often a look-up is tried that mounts and renames elsewhere keep disturbing. A node may make thousands a second,
 /// one look-up takes microseconds.

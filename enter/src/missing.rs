@@ -3,16 +3,15 @@
 //! The root may be in use by others while this works, so each name is found anew inside it, and one that has come
 //! to be there is taken as it is. What is made belongs to the user, as all else in the root can be changed by him.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use grus_core::path::AbsPath;
 use grus_core::plan::{Kind, Made, Make};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::call::{attach, clone_tree, open_in, stat, Broken, Called, OWN};
+use crate::call::{attach, clone_tree, make_in, open_in, stat, Broken, Called};
 use crate::rootfs::kind;
 use crate::sources::Sources;
 
@@ -26,28 +25,11 @@ pub(crate) fn make(root: &OwnedFd, skeleton: &[Made], owner: (u32, u32)) -> Call
     Ok(())
 }
 
-fn entry(root: &OwnedFd, path: &AbsPath, make: &Make, (uid, gid): (u32, u32)) -> Called<()> {
-    let Some(above) = path.parent() else { return Ok(()) };
-    let Some(name) = path.components().next_back().and_then(|name| CString::new(name).ok()) else {
-        return Ok(());
-    };
-    let broken = |call: &str, e| Broken::new(format!("{call}({path})"), e);
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let dir = open_in(root.as_fd(), above.as_path(), flags, OWN)?;
-    let made = match make {
-        Make::Directory => rustix::fs::mkdirat(&dir, &name, Mode::from_raw_mode(0o755)),
-        Make::File | Make::Link(_) => {
-            rustix::fs::mknodat(&dir, &name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
-        }
-    };
-    match made {
-        Ok(()) => {
-            let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            rustix::fs::chownat(&dir, &name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|e| broken("fchownat", e))
-        }
-        Err(Errno::EXIST) => Ok(()),
-        Err(e) => Err(broken("mkdirat", e)),
+/// One that has come to be there is taken as it is.
+fn entry(root: &OwnedFd, path: &AbsPath, make: &Make, owner: (u32, u32)) -> Called<()> {
+    match make_in(root.as_fd(), path, make, owner, path) {
+        Err(Broken { errno: Errno::EXIST, .. }) => Ok(()),
+        made => made,
     }
 }
 
