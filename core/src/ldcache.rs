@@ -95,7 +95,7 @@ pub fn flags(machine: &str) -> Option<i32> {
     })
 }
 
-/// Reads a cache of this machine's byte order.
+/// Reads a cache of this machine's byte order. Entries whose name or path is not UTF-8 are left out.
 pub fn parse(file: &[u8]) -> Result<Cache, Malformed> {
     if file.len() > MAX_CACHE {
         return Err(Malformed("it is too large"));
@@ -118,17 +118,15 @@ pub fn parse(file: &[u8]) -> Result<Cache, Malformed> {
     if end > file.len() || count > MAX_ENTRIES {
         return Err(Malformed("it is cut off"));
     }
-    let entry = |at: usize| -> Result<Entry, Malformed> {
-        Ok(Entry {
-            flags: word(file, at)? as i32,
-            name: string(file, end, word(file, at + 4)?)?,
-            path: string(file, end, word(file, at + 8)?)?,
-            osversion: 0,
-            hwcaps: None,
-            hwcap: 0,
-        })
-    };
-    Ok(Cache { entries: (0..count).map(|i| entry(16 + i * 12)).collect::<Result<_, _>>()? })
+    let mut entries = Vec::with_capacity(count);
+    for at in (0..count).map(|i| 16 + i * 12) {
+        let (name, path) = (string(file, end, word(file, at + 4)?)?, string(file, end, word(file, at + 8)?)?);
+        if let (Some(name), Some(path)) = (name, path) {
+            let flags = word(file, at)? as i32;
+            entries.push(Entry { name, path, flags, osversion: 0, hwcaps: None, hwcap: 0 });
+        }
+    }
+    Ok(Cache { entries })
 }
 
 fn parse_new(file: &[u8], base: usize) -> Result<Cache, Malformed> {
@@ -147,28 +145,31 @@ fn parse_new(file: &[u8], base: usize) -> Result<Cache, Malformed> {
         let hwcap = u64::from(word(file, at + 16)?) | u64::from(word(file, at + 20)?) << 32;
         let hwcap = if cfg!(target_endian = "big") { hwcap.rotate_left(32) } else { hwcap };
         let named = hwcap & !(ISA_LEVEL_MASK << 32) & !0xffff_ffff == HWCAP_EXTENSION;
-        let name = match named {
+        let directory = match named {
             // The loader skips an entry whose directory is not listed; so do we.
             true => match hwcaps.get((hwcap & 0xffff_ffff) as usize) {
-                Some(name) => Some(name.clone()),
-                None => continue,
+                Some(Some(name)) => Some(name.clone()),
+                _ => continue,
             },
             false => None,
         };
+        let name = string(file, base, word(file, at + 4)?)?;
+        let path = string(file, base, word(file, at + 8)?)?;
+        let (Some(name), Some(path)) = (name, path) else { continue };
         entries.push(Entry {
             flags: word(file, at)? as i32,
-            name: string(file, base, word(file, at + 4)?)?,
-            path: string(file, base, word(file, at + 8)?)?,
+            name,
+            path,
             osversion: word(file, at + 12)?,
             hwcap: if named { hwcap & ISA_LEVEL_MASK << 32 } else { hwcap },
-            hwcaps: name,
+            hwcaps: directory,
         });
     }
     Ok(Cache { entries })
 }
 
 /// The names of the `glibc-hwcaps` directories. Offsets are from the start of the file.
-fn hwcaps(file: &[u8], at: usize) -> Result<Vec<String>, Malformed> {
+fn hwcaps(file: &[u8], at: usize) -> Result<Vec<Option<String>>, Malformed> {
     // Before 2.33 the word was unused, so anything that is no extension counts as none.
     if at == 0 || word(file, at) != Ok(EXTENSION_MAGIC) {
         return Ok(vec![]);
@@ -190,11 +191,12 @@ fn word(file: &[u8], at: usize) -> Result<u32, Malformed> {
     Ok(u32::from_ne_bytes(bytes.try_into().unwrap_or_default()))
 }
 
-fn string(file: &[u8], base: usize, at: u32) -> Result<String, Malformed> {
+/// None: it is not UTF-8. No library that Grus knows is called so, and what was made of it would be another name.
+fn string(file: &[u8], base: usize, at: u32) -> Result<Option<String>, Malformed> {
     let tail = base.checked_add(at as usize).and_then(|at| file.get(at..));
     let tail = tail.ok_or(Malformed("a name lies outside the file"))?;
     let end = tail.iter().take(MAX_STRING).position(|b| *b == 0).ok_or(Malformed("a name has no end"))?;
-    Ok(String::from_utf8_lossy(&tail[..end]).into_owned())
+    Ok(str::from_utf8(&tail[..end]).ok().map(str::to_owned))
 }
 
 impl Cache {

@@ -131,8 +131,8 @@ fn words(out: &mut String, name: &str, words: &[String]) {
         return;
     }
     let words = words.join(" ");
-    // A symbol may have any name.
-    if words.contains("'''") {
+    // A symbol may have any name, also one that a literal string cannot hold.
+    if words.contains("'''") || words.contains(char::is_control) {
         return line(out, format!("{name} = {}", quoted(&words)));
     }
     line(out, format!("{name} = '''"));
