@@ -152,7 +152,7 @@ impl<'scope, 'a> Pass<'scope, 'a> {
 
     /// Every layer once, top first.
     fn read_all(&mut self) -> Result<(), Stop> {
-        let mut shadow = Shadow::new();
+        let mut shadow = Shadow::new(self.options.limits.entries);
         for layer in (0..self.layers.len()).rev() {
             let kept = self.kept(layer, &|_, path| !shadow.hides(path));
             self.read(layer, false, kept, |pass, entry, tar, path| {
@@ -282,7 +282,7 @@ impl<'scope, 'a> Pass<'scope, 'a> {
     }
 
     fn tree<'r>(&self, records: &'r [LayerRecord]) -> Result<Tree<'r>, Error> {
-        let mut tree = Tree::new(self.time(), self.options.limits.path_depth);
+        let mut tree = Tree::new(self.time(), &self.options.limits);
         for (source, record) in self.layers.iter().zip(records) {
             replay(&mut tree, record).map_err(|misfit| Error::Merge {
                 layer: source.name(),

@@ -153,7 +153,7 @@ pub enum LimitKind {
     PathDepth(usize),
     #[error("extended attribute of more than {0} bytes")]
     XattrValue(usize),
-    #[error("extended header of more than {0} bytes")]
+    #[error("extended headers of more than {0} bytes")]
     ExtendedHeader(u64),
     #[error("sparse file of more than {0} segments")]
     SparseSegments(usize),
@@ -175,6 +175,10 @@ pub enum MergeFault {
     /// the tree would get deeper than [`crate::Limits::path_depth`].
     #[error("a parent of it cannot be made: name too long, or too deep")]
     ParentImpossible,
+    /// Parents that no layer has an entry for: with them the image would have more entries than
+    /// [`crate::Limits::entries`].
+    #[error("with the directories above it the image has more than {0} entries")]
+    TooManyParents(u64),
     /// A hard link to a name that no layer so far has made.
     #[error("hard link to a name that does not exist")]
     LinkTargetMissing,

@@ -4,8 +4,9 @@
 /// Ceilings for one conversion. The defaults are far above any real image; a site may lower them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries in all layers together, whiteouts included. Default: 2 million; each takes
-    /// about 350 bytes of memory.
+    /// Entries in all layers together, whiteouts included. Directories that are made because paths lead through
+    /// them are refused where the image has more entries than this. Default: 2 million; each takes about 350
+    /// bytes of memory.
     pub entries: u64,
     /// Bytes of all regular files of all layers together, holes counted. Default: 2 TiB.
     pub total_size: u64,
@@ -22,8 +23,9 @@ pub struct Limits {
     pub path_depth: usize,
     /// Bytes of one extended attribute's value. Default and maximum: 65536 (XATTR_SIZE_MAX).
     pub xattr_value: usize,
-    /// Bytes of one PAX or GNU long name header. Default: 1 MiB, as in Go's archive/tar, so every
-    /// image that Docker can read passes.
+    /// Bytes of all PAX and GNU long name headers of one entry, and of all global PAX headers of one layer.
+    /// Default: 1 MiB, as Go's archive/tar has it for one header: what Docker can read passes, if it was not
+    /// made to do harm.
     pub extended_header: u64,
     /// Data segments of one sparse file. Default: 1 million.
     pub sparse_segments: usize,

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fixture::tar::*;
 use fixture::{gzip, image, sources, torture};
-use grus_squash::{convert, Compression, Error, LayerSource, LimitKind, Limits, Observer, Options, TarFault};
+use grus_squash::{
+    convert, Compression, Error, LayerSource, LimitKind, Limits, MergeFault, Observer, Options, TarFault,
+};
 
 fn fails(blob: Vec<u8>, options: &Options) -> Error {
     image(&sources(&[blob]), options).map(|(_, summary)| summary).expect_err("must fail")
@@ -191,6 +193,55 @@ fn every_ceiling_has_its_error() {
     );
     let error = fails(layer(many(6)), &options);
     assert_eq!(error.to_string(), "layer L0, 5: more than 5 entries");
+}
+
+#[test]
+fn headers_add_up_until_their_entry_comes() {
+    let options =
+        Options { limits: Limits { extended_header: 8000, ..Limits::default() }, ..Options::default() };
+    let chain = |kinds: &[u8]| {
+        kinds.iter().enumerate().fold(Tar::default(), |tar, (i, &kind)| match kind {
+            b'x' | b'g' => {
+                let name = format!("SCHILY.xattr.user.{i}");
+                tar.extended(kind, &pax_record(name.as_bytes(), &[b'v'; 3000]))
+            }
+            b'L' | b'K' | b'V' => tar.extended(kind, &[b'n'; 3000]),
+            _ => tar.add(file(&i.to_string(), "")),
+        })
+    };
+    for kinds in [&b"xx0xx0"[..], b"g0g00", b"xx0gg0"] {
+        assert!(image(&sources(&[chain(kinds).end()]), &options).is_ok(), "{kinds:?}");
+    }
+    for kinds in [&b"0xxx0"[..], b"LLL0", b"VVV0", b"xKL0", b"ggg", b"g0g0g0", b"xxgx0"] {
+        match fails(chain(kinds).end(), &options) {
+            Error::Limit { limit, .. } => assert_eq!(limit, LimitKind::ExtendedHeader(8000), "{kinds:?}"),
+            other => panic!("{kinds:?}: {other}"),
+        }
+    }
+}
+
+/// Each of these paths has as many directories as a path can have, and no entry for any of them.
+#[test]
+fn directories_that_only_paths_name_are_limited() {
+    let options = |entries| Options { limits: Limits { entries, ..Limits::default() }, ..Options::default() };
+    let deep = |top: &str| format!("{top}/{}f", "a/".repeat(500));
+    let blob = layer([file(&deep("1"), ""), file(&deep("2"), "")]);
+    assert!(image(&sources(std::slice::from_ref(&blob)), &options(1004)).is_ok());
+    let error = fails(blob, &options(1003));
+    let Error::Merge { what, path, .. } = &error else { panic!("{error}") };
+    assert_eq!((*what, path.as_str()), (MergeFault::TooManyParents(1003), printed(&deep("2")).as_str()));
+    // What upper layers hide is only guessed at: nothing fails where there is too much of it.
+    let upper = layer([whiteout(&format!("1/{}.wh.f", "a/".repeat(500))), whiteout(".wh.g")]);
+    let (bytes, summary) =
+        image(&sources(&[layer([file("f", "1"), file("g", "2")]), upper]), &options(100)).expect("fits");
+    let tree = fixture::reader::Image::open(&bytes).tree();
+    assert_eq!(tree.into_keys().collect::<Vec<_>>(), [&b""[..], b"f"]);
+    assert_eq!((summary.hidden_bytes, summary.dead_bytes), (0, 1), "one file's hiding was not foreseen");
+}
+
+/// A path as messages have it.
+fn printed(path: &str) -> String {
+    format!("{}...", &path[..300])
 }
 
 /// A tar that never ends, in a zstd stream that costs nothing.

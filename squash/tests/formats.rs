@@ -97,12 +97,16 @@ fn pax_overrides_and_global_headers() {
         .add(file("g2", "").pax("uid", "12"))
         .extended(b'g', &records(&[("uid", "")]))
         .add(file("g3", "").owner(13, 0))
+        .extended(b'x', &records(&[("gid", "5"), ("mtime", "6")]))
+        .extended(b'g', &records(&[("mtime", "43")]))
+        .add(file("g4", ""))
         .end();
     let tree = tree_of(&[tar]);
     assert_eq!((get(&tree, "renamed").uid, get(&tree, "renamed").gid), (70000, 80000));
     assert_eq!((get(&tree, "g1").uid, get(&tree, "g1").mtime), (11, 42));
     assert_eq!((get(&tree, "g2").uid, get(&tree, "g2").mtime), (12, 42));
     assert_eq!((get(&tree, "g3").uid, get(&tree, "g3").mtime), (13, 42));
+    assert_eq!((get(&tree, "g4").gid, get(&tree, "g4").mtime), (5, 43));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Owns the files of an archive, be it a directory or a tar: opened by name, always below the archive's top.
 //!
 //! It refuses names that leave the archive, links that do, anything that is no regular file, and tars with more
-//! members than any archive has.
+//! members, or more about a member, than any archive has.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +21,13 @@ const MAX_MEMBERS: usize = 100_000;
 
 /// One of them is in every archive of images.
 const MARKS: [&str; 4] = ["oci-layout", "index.json", "manifest.json", "repositories"];
+
+/// Most bytes of a header of a tar with what belongs to it: a long name, or where a sparse file has data, which may be
+/// a million places (`grus_squash::Limits`).
+const MAX_HEADER: u64 = 32 << 20;
+
+/// Longest name of a member, and of what a link leads to (PATH_MAX).
+const MAX_NAME: usize = 4096;
 
 /// Most links followed to a member.
 const MAX_LINKS: usize = 8;
@@ -60,8 +67,8 @@ impl Members {
         let broken = |e: io::Error| unsound(name, &reason(&e));
         let mut members: HashMap<String, Member> = HashMap::new();
         let reader = file.try_clone().map_err(broken)?;
-        io::Seek::rewind(&mut &reader).map_err(broken)?;
-        let mut archive = tar::Archive::new(reader);
+        (&reader).rewind().map_err(broken)?;
+        let mut archive = tar::Archive::new(Headers { file: reader, read: 0 });
         for (count, entry) in archive.entries_with_seek().map_err(broken)?.enumerate() {
             let entry = entry.map_err(broken)?;
             if count >= most {
@@ -70,10 +77,9 @@ impl Members {
                     false => Ok(None),
                 };
             }
-            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let Some(path) = inside("", &path) else { continue };
+            let Some(path) = named(&entry.path_bytes()).and_then(|path| inside("", &path)) else { continue };
             let kind = entry.header().entry_type();
-            let target = entry.link_name_bytes().map(|t| String::from_utf8_lossy(&t).into_owned());
+            let target = entry.link_name_bytes().and_then(|target| named(&target));
             let above = path.rsplit_once('/').map_or("", |(dir, _)| dir);
             let member = match (kind, target) {
                 (tar::EntryType::Regular | tar::EntryType::Continuous, _) => {
@@ -148,6 +154,36 @@ impl Index {
         }
         Err(io::Error::other("too many links"))
     }
+}
+
+/// A tar as its headers are read: the crate seeks to each, and holds what it reads from there on, whatever its size.
+struct Headers {
+    file: File,
+    /// Bytes since the last seek.
+    read: u64,
+}
+
+impl Read for Headers {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buf)?;
+        self.read += n as u64;
+        match self.read > MAX_HEADER {
+            true => Err(io::Error::other(format!("a header in it is larger than {MAX_HEADER} bytes"))),
+            false => Ok(n),
+        }
+    }
+}
+
+impl Seek for Headers {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.read = 0;
+        self.file.seek(to)
+    }
+}
+
+/// A name as text; None if no file can have it.
+fn named(bytes: &[u8]) -> Option<String> {
+    (bytes.len() < MAX_NAME).then(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
 fn unsound(name: &str, why: &str) -> Refusal {
@@ -232,6 +268,36 @@ mod tests {
             let refused = read(&["a", &format!("./{mark}"), "b"]).map(drop).expect_err(mark);
             assert!(refused.to_string().contains("it has more than 2 members"), "{refused}");
         }
+    }
+
+    #[test]
+    fn no_header_fills_the_memory() {
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(MAX_HEADER + 1);
+            header.set_cksum();
+            let mut file = tempfile::tempfile().expect("a file");
+            std::io::Write::write_all(&mut file, header.as_bytes()).expect("write");
+            file.set_len(MAX_HEADER * 2).expect("holes");
+            let refused = Members::tar(file, "x.tar").map(drop).expect_err("too much");
+            assert!(
+                refused.to_string().contains("a header in it is larger than 33554432 bytes"),
+                "{refused}"
+            );
+        }
+        let mut tar = tar::Builder::new(tempfile::tempfile().expect("a file"));
+        for name in ["n".repeat(MAX_NAME), "n".repeat(MAX_NAME - 1), "index.json".into()] {
+            let mut header = tar::Header::new_gnu();
+            // Data of a member are no header, however large.
+            let size = if name == "index.json" { MAX_HEADER + 1 } else { 0 };
+            header.set_size(size);
+            tar.append_data(&mut header, name, std::io::repeat(0).take(size)).expect("append");
+        }
+        let members =
+            Members::tar(tar.into_inner().expect("tar"), "x.tar").expect("sound").expect("an archive");
+        let Members::Tar(index) = &members else { panic!("no tar") };
+        assert!(members.has("index.json") && index.members.len() == 2);
     }
 
     #[test]

@@ -4,20 +4,23 @@
 
 mod acl;
 mod encode;
+mod reach;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 
 use self::encode::Header;
+use self::reach::Top;
 use crate::source::LayerSource;
 
 /// A directory as one layer: the tree below it becomes the root file system, with owners, modes, times,
@@ -62,14 +65,10 @@ pub enum Verdict {
 
 impl LayerSource for DirectorySource {
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        let meta = fs::symlink_metadata(&self.path).map_err(|e| at(&self.path, e))?;
-        // A symlink to a directory is fine as the top only.
-        if !fs::metadata(&self.path).map_err(|e| at(&self.path, e))?.is_dir() {
-            return Err(at(&self.path, io::ErrorKind::NotADirectory.into()));
-        }
-        let top = if meta.is_symlink() { fs::canonicalize(&self.path)? } else { self.path.clone() };
         Ok(Box::new(Walk {
-            top,
+            // A symlink to a directory is fine as the top only.
+            top: Top::open(&self.path).map_err(|e| at(&self.path, e))?,
+            path: self.path.clone(),
             judge: self.judge.clone(),
             todo: vec![PathBuf::new()],
             instead: None,
@@ -88,7 +87,9 @@ impl LayerSource for DirectorySource {
 
 /// The walk, as a tar stream.
 struct Walk {
-    top: PathBuf,
+    top: Top,
+    /// Where the top is, for messages.
+    path: PathBuf,
     judge: Arc<dyn Judge>,
     /// Paths below the top still to come, last first.
     todo: Vec<PathBuf>,
@@ -106,6 +107,7 @@ struct Walk {
 
 /// A file's data segments.
 struct Data {
+    /// For messages.
     path: PathBuf,
     file: File,
     /// Last first: where each begins, and how long it is.
@@ -153,10 +155,11 @@ impl Read for Walk {
 impl Walk {
     /// Sets up what `path` (below the top) gives.
     fn entry(&mut self, path: PathBuf) -> io::Result<()> {
-        let full = self.top.join(&path);
-        let meta = fs::symlink_metadata(&full).map_err(|e| at(&full, e));
-        let verdict = match &meta {
-            Ok(meta) => self.judge.entry(&path, meta)?,
+        let full = self.path.join(&path);
+        let held = self.top.entry(&path, OFlags::PATH).and_then(|held| Ok((held.metadata()?, held)));
+        let held = held.map_err(|e| at(&full, e));
+        let verdict = match &held {
+            Ok((meta, _)) => self.judge.entry(&path, meta)?,
             Err(_) => Verdict::Take,
         };
         let empty = matches!(verdict, Verdict::TakeEmpty);
@@ -166,14 +169,14 @@ impl Walk {
                 self.instead = Some(tar);
                 return Ok(());
             }
-            Verdict::Take | Verdict::TakeEmpty => match &meta {
-                Ok(meta) => self.take(&path, &full, meta, empty),
+            Verdict::Take | Verdict::TakeEmpty => match &held {
+                Ok((meta, held)) => self.take(&path, &full, meta, held, empty),
                 Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
             },
         };
         match taken {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                match self.judge.unreadable(&path, meta.as_ref().ok())? {
+                match self.judge.unreadable(&path, held.as_ref().ok().map(|(meta, _)| meta))? {
                     Verdict::Take | Verdict::TakeEmpty => return Err(e),
                     Verdict::LeaveOut => {}
                     Verdict::Instead(tar) => self.instead = Some(tar),
@@ -185,7 +188,14 @@ impl Walk {
     }
 
     /// The same for an entry that is taken. What it changes is changed when nothing can fail any more.
-    fn take(&mut self, path: &Path, full: &Path, meta: &Metadata, empty: bool) -> io::Result<()> {
+    fn take(
+        &mut self,
+        path: &Path,
+        full: &Path,
+        meta: &Metadata,
+        held: &File,
+        empty: bool,
+    ) -> io::Result<()> {
         if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh.")) {
             let why = "names that begin with .wh. stand for deleted files in images";
             return Err(at(full, io::Error::new(io::ErrorKind::InvalidData, why)));
@@ -194,22 +204,7 @@ impl Walk {
         if kind.is_socket() {
             return Ok(());
         }
-        let mut header = Header::new(path.as_os_str().as_bytes(), meta);
-        let mut below = vec![];
-        if kind.is_dir() {
-            header.kind = b'5';
-            if !empty {
-                below = children(full, path)?;
-            }
-        } else if kind.is_symlink() {
-            header.kind = b'2';
-            header.link = fs::read_link(full).map_err(|e| at(full, e))?.into_os_string().into_vec();
-        } else if kind.is_char_device() || kind.is_block_device() {
-            header.kind = if kind.is_char_device() { b'3' } else { b'4' };
-            header.device = Some((rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())));
-        } else if kind.is_fifo() {
-            header.kind = b'6';
-        }
+        let mut header = header(path, meta, held).map_err(|e| at(full, e))?;
         let several = !kind.is_dir() && meta.nlink() > 1;
         if several {
             if let Some(first) = self.names.get(&(meta.dev(), meta.ino())) {
@@ -219,14 +214,25 @@ impl Walk {
                 return Ok(());
             }
         }
-        header.xattrs = xattrs(full).map_err(|e| at(full, e))?;
+        let open = match kind.is_file() || kind.is_dir() && !empty {
+            // Not blocking: it may have become something else meanwhile.
+            true => Some(self.top.entry(path, OFlags::NONBLOCK).map_err(|e| at(full, e))?),
+            false => None,
+        };
+        header.xattrs = xattrs(held, open.as_ref()).map_err(|e| at(full, e))?;
         header.mind_access_list();
-        if kind.is_file() {
-            let (data, sparse) = Data::open(full.to_owned(), meta)?;
-            self.buffer = header.encode_file(meta.len(), sparse.then_some(&data.segments[..]));
-            self.file = Some(data);
-        } else {
-            self.buffer = header.encode();
+        let mut below = vec![];
+        match open {
+            Some(file) if kind.is_file() => {
+                let (data, sparse) = Data::new(full.to_owned(), file, meta)?;
+                self.buffer = header.encode_file(meta.len(), sparse.then_some(&data.segments[..]));
+                self.file = Some(data);
+            }
+            Some(dir) => {
+                below = children(dir, path).map_err(|e| at(full, e))?;
+                self.buffer = header.encode();
+            }
+            None => self.buffer = header.encode(),
         }
         if several {
             self.names.insert((meta.dev(), meta.ino()), path.to_owned());
@@ -236,20 +242,40 @@ impl Walk {
     }
 }
 
+/// What a tar says of an entry, but for its attributes and its other names.
+fn header(path: &Path, meta: &Metadata, held: &File) -> io::Result<Header> {
+    let kind = meta.file_type();
+    let mut header = Header::new(path.as_os_str().as_bytes(), meta);
+    if kind.is_dir() {
+        header.kind = b'5';
+    } else if kind.is_symlink() {
+        header.kind = b'2';
+        header.link = rustix::fs::readlinkat(held, "", Vec::new())?.into_bytes();
+    } else if kind.is_char_device() || kind.is_block_device() {
+        header.kind = if kind.is_char_device() { b'3' } else { b'4' };
+        header.device = Some((rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev())));
+    } else if kind.is_fifo() {
+        header.kind = b'6';
+    }
+    Ok(header)
+}
+
 /// The names in a directory, last first, so that they are popped in order.
-fn children(full: &Path, path: &Path) -> io::Result<Vec<PathBuf>> {
-    let read = || -> io::Result<Vec<OsString>> { fs::read_dir(full)?.map(|e| Ok(e?.file_name())).collect() };
-    let mut names = read().map_err(|e| at(full, e))?;
+fn children(dir: File, path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = vec![];
+    for entry in Dir::new(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name.to_vec()));
+        }
+    }
     names.sort_unstable_by(|a, b| b.cmp(a));
     Ok(names.into_iter().map(|name| path.join(name)).collect())
 }
 
 impl Data {
-    fn open(path: PathBuf, meta: &Metadata) -> io::Result<(Data, bool)> {
-        // Not blocking and not following: between lstat and open it may have become something else.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let open = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&path);
-        let file = open.map_err(|e| at(&path, e))?;
+    fn new(path: PathBuf, file: File, meta: &Metadata) -> io::Result<(Data, bool)> {
         let opened = file.metadata().map_err(|e| at(&path, e))?;
         if (opened.dev(), opened.ino(), opened.len()) != (meta.dev(), meta.ino(), meta.len()) {
             return Err(at(&path, changed()));
@@ -301,18 +327,30 @@ fn segments(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
 }
 
 /// All attributes that can be read; file systems without any have none.
-fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs(held: &File, open: Option<&File>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // What cannot be opened, such as a link or a device, is named by its descriptor: its path may lead elsewhere by now.
+    let magic = format!("/proc/self/fd/{}", held.as_raw_fd());
     let mut names = vec![0; 65536];
-    let n = match rustix::fs::llistxattr(path, &mut names[..]) {
+    let listed = match open {
+        Some(file) => rustix::fs::flistxattr(file, &mut names[..]),
+        None => rustix::fs::listxattr(&magic, &mut names[..]),
+    };
+    let n = match listed {
         Ok(n) => n,
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
+        // No /proc for us. Links and devices cannot have attributes of users anyway.
+        Err(Errno::NOENT | Errno::ACCESS) if open.is_none() => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
     names.truncate(n);
     let mut found = Vec::new();
     let mut value = vec![0; 65536];
     for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+        let got = match open {
+            Some(file) => rustix::fs::fgetxattr(file, name, &mut value[..]),
+            None => rustix::fs::getxattr(&magic, name, &mut value[..]),
+        };
+        match got {
             Ok(n) => found.push((name.to_vec(), value[..n].to_vec())),
             // trusted. without the privilege to read it, or gone in between.
             Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => {}

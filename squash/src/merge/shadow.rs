@@ -1,7 +1,7 @@
 //! Owns the guess at which files of lower layers are hidden, made while layers pass top first. Only an
 //! optimisation: the replay decides, and asks for a second pass where a guess was wrong.
 
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 
 use super::record::{Body, LayerRecord};
 
@@ -15,16 +15,17 @@ const WANTED: u8 = 4;
 const ROOT: u32 = 0;
 
 /// What complete upper layers say of names, as a tree of names.
-#[derive(Default)]
 pub(crate) struct Shadow {
     children: HashMap<(u32, Box<[u8]>), u32>,
     /// By node number.
     flags: Vec<u8>,
+    max_nodes: u64,
 }
 
 impl Shadow {
-    pub(crate) fn new() -> Shadow {
-        Shadow { children: HashMap::new(), flags: vec![0] }
+    /// One that knows no more than `max_nodes` names: a path of 4 KiB can have 512 of them.
+    pub(crate) fn new(max_nodes: u64) -> Shadow {
+        Shadow { children: HashMap::new(), flags: vec![0], max_nodes }
     }
 
     /// Adds a complete layer. Links are judged first: what hides a name in this layer does not unwant
@@ -33,17 +34,16 @@ impl Shadow {
         for record in &layer.entries {
             let Body::HardLink(target) = record.body else { continue };
             if !self.hides(layer.name(record.path)) {
-                let node = self.node(layer.name(target));
-                self.flags[node as usize] |= WANTED;
+                self.note(layer.name(target), WANTED);
             }
         }
         for record in &layer.entries {
-            let node = self.node(layer.name(record.path));
-            self.flags[node as usize] |= match record.body {
+            let flags = match record.body {
                 Body::Dir => TAKEN,
                 Body::Opaque => COVERS,
                 _ => TAKEN | COVERS,
             };
+            self.note(layer.name(record.path), flags);
         }
     }
 
@@ -63,15 +63,20 @@ impl Shadow {
         flags & WANTED == 0 && (covered || flags & TAKEN != 0)
     }
 
-    fn node(&mut self, path: &[u8]) -> u32 {
+    /// Notes what is said of a name; nothing where there are too many, which makes for a worse guess only.
+    fn note(&mut self, path: &[u8], flags: u8) {
         let mut node = ROOT;
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
             let next = self.flags.len() as u32;
-            node = *self.children.entry((node, name.into())).or_insert(next);
-            if node == next {
-                self.flags.push(0);
-            }
+            node = match self.children.entry((node, name.into())) {
+                Entry::Occupied(child) => *child.get(),
+                Entry::Vacant(_) if u64::from(next) > self.max_nodes => return,
+                Entry::Vacant(place) => {
+                    self.flags.push(0);
+                    *place.insert(next)
+                }
+            };
         }
-        node
+        self.flags[node as usize] |= flags;
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::record::{Meta, NO_XATTRS};
 use crate::error::MergeFault;
+use crate::limits::Limits;
 
 /// A node's place in [`Tree::nodes`].
 pub(crate) type NodeId = u32;
@@ -36,6 +37,7 @@ pub(crate) struct Tree<'a> {
     pub(crate) nodes: Vec<Node<'a>>,
     implicit: Meta,
     max_depth: usize,
+    max_nodes: u64,
 }
 
 /// What to do where a path has no such directory.
@@ -50,10 +52,10 @@ pub(crate) enum Missing<'f> {
 
 impl<'a> Tree<'a> {
     /// A tree of one root directory. `time` dates directories nobody made an entry for.
-    pub(crate) fn new(time: u32, max_depth: usize) -> Tree<'a> {
+    pub(crate) fn new(time: u32, limits: &Limits) -> Tree<'a> {
         let implicit = Meta { mode: 0o755, uid: 0, gid: 0, mtime: time, xattrs: NO_XATTRS };
         let root = Node { meta: implicit, body: NodeBody::Dir(BTreeMap::new()) };
-        Tree { nodes: vec![root], implicit, max_depth }
+        Tree { nodes: vec![root], implicit, max_depth: limits.path_depth, max_nodes: limits.entries }
     }
 
     pub(crate) fn add(&mut self, meta: Meta, body: NodeBody<'a>) -> NodeId {
@@ -141,6 +143,10 @@ impl<'a> Tree<'a> {
         // A dangling symlink's target has not been through the checks on entries' names.
         if name.len() > 255 || depth > self.max_depth {
             return Err(MergeFault::ParentImpossible);
+        }
+        // One entry can have a parent for every other byte of its path.
+        if self.nodes.len() as u64 > self.max_nodes {
+            return Err(MergeFault::TooManyParents(self.max_nodes));
         }
         let node = self.add(self.implicit, NodeBody::Dir(BTreeMap::new()));
         if let Some(children) = self.children_mut(dir) {

@@ -53,6 +53,8 @@ pub(crate) struct TarReader<'a, R> {
     input: R,
     limits: &'a Limits,
     global: Pax,
+    /// Bytes of the global headers so far.
+    global_bytes: u64,
     /// Bytes of the current entry's data still in the stream, and the padding after them.
     stored: u64,
     padding: u64,
@@ -79,6 +81,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
             input,
             limits,
             global: Pax::default(),
+            global_bytes: 0,
             stored: 0,
             padding: 0,
             position: 0,
@@ -93,6 +96,8 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         self.skip_rest()?;
         let mut local = self.global.clone();
         let (mut long_name, mut long_link) = (None, None);
+        // All headers before an entry are held until it comes.
+        let mut held = 0;
         loop {
             let Some(header) = self.header()? else {
                 self.drain()?;
@@ -100,17 +105,20 @@ impl<'a, R: BufRead> TarReader<'a, R> {
             };
             match header.kind() {
                 b'x' | b'X' => {
-                    let data = self.extended(&header)?;
+                    let data = self.extended(&header, &mut held)?;
                     local.apply(&data, self.limits.sparse_segments)?;
                 }
                 b'g' => {
-                    let data = self.extended(&header)?;
+                    let mut bytes = self.global_bytes;
+                    let data = self.extended(&header, &mut bytes)?;
+                    self.global_bytes = bytes;
                     self.global.apply(&data, self.limits.sparse_segments)?;
-                    local = self.global.clone();
+                    // Not a copy of the whole: there may be thousands of such headers.
+                    local.apply(&data, self.limits.sparse_segments)?;
                 }
-                b'L' => long_name = Some(header::until_nul(&self.extended(&header)?).to_vec()),
-                b'K' => long_link = Some(header::until_nul(&self.extended(&header)?).to_vec()),
-                b'V' => self.extended(&header).map(drop)?, // the volume's label
+                b'L' => long_name = Some(header::until_nul(&self.extended(&header, &mut held)?).to_vec()),
+                b'K' => long_link = Some(header::until_nul(&self.extended(&header, &mut held)?).to_vec()),
+                b'V' => self.extended(&header, &mut held).map(drop)?, // the volume's label
                 _ => {
                     local.path = local.path.take().or(long_name);
                     local.link = local.link.take().or(long_link);
@@ -181,10 +189,11 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         Ok(Some(header))
     }
 
-    /// The data of a header that describes the next one.
-    fn extended(&mut self, header: &Header) -> Result<Vec<u8>, Fault> {
+    /// The data of a header that describes what follows, counted in `held`.
+    fn extended(&mut self, header: &Header, held: &mut u64) -> Result<Vec<u8>, Fault> {
         let size = header.size()?;
-        if size > self.limits.extended_header {
+        *held = held.saturating_add(size);
+        if *held > self.limits.extended_header {
             return Err(LimitKind::ExtendedHeader(self.limits.extended_header).into());
         }
         let mut data = vec![0; size as usize];
