@@ -11,7 +11,7 @@ use base64::Engine;
 use serde_json::{Map, Value};
 
 use super::credential_helper;
-use super::credentials::{find, is_dockers, names_of, read, AuthFile, Stored};
+use super::credentials::{ask, is_dockers, names_of, read, stored, text, AuthFile, Stored};
 use super::error::{Kind, RegistryError};
 use super::secret::Secret;
 use super::settings::Paths;
@@ -37,7 +37,7 @@ pub fn store(
         return Err(RegistryError::new(Kind::Refused, "a user name cannot be empty or have a ':' in it"));
     }
     let file = target(paths, registry)?;
-    let mut document = document(&file)?;
+    let mut document = own_document(&file)?;
     if let Some((name, servers)) = helper_of(&document, registry) {
         let server = servers.first().map_or(registry, String::as_str);
         credential_helper::store(&name, server, username, password, paths.helper_path.as_deref())?;
@@ -80,11 +80,20 @@ pub fn erase(paths: &Paths, registry: &str) -> Result<Vec<Place>, RegistryError>
     Ok(places)
 }
 
-/// The file of Docker's that has an account for `registry` still: pulls go on using it.
+/// The file of Docker's that has an account for `registry` still: pulls go on using it. A helper that fails is an
+/// error here: nobody can tell what it has.
 pub fn left_to_docker(paths: &Paths, registry: &str) -> Result<Option<PathBuf>, RegistryError> {
+    let helper_path = paths.helper_path.as_deref();
     for file in paths.auth_files.iter().filter(|f| is_dockers(f)) {
-        let only = Paths { auth_files: vec![file.clone()], ..paths.clone() };
-        if find(&only, registry, "")?.account.is_some() {
+        let has_one = match stored(file, registry, "")? {
+            Some(Stored::Here(_)) => true,
+            Some(Stored::Helper { name, servers }) => {
+                credential_helper::is_installed(&name, helper_path)?
+                    && ask(&name, &servers, helper_path)?.is_some()
+            }
+            None => false,
+        };
+        if has_one {
             return Ok(Some(file.clone()));
         }
     }
@@ -120,8 +129,22 @@ fn helper_of(document: &Map<String, Value>, registry: &str) -> Option<(String, V
     }
 }
 
+/// What is in a file; nothing in one that is not for this user.
 fn document(file: &Path) -> Result<Map<String, Value>, RegistryError> {
-    let Some(text) = read(file)? else { return Ok(Map::new()) };
+    parse(file, read(file)?)
+}
+
+/// What is in a file that is to be replaced: one that cannot be read would lose its accounts, and what is no regular
+/// file, such as /dev/null, would become one for everybody.
+fn own_document(file: &Path) -> Result<Map<String, Value>, RegistryError> {
+    let text = text(file).map_err(|e| {
+        wrong(file, &e).hint("set REGISTRY_AUTH_FILE to a file of yours, or make this one yours to read")
+    })?;
+    parse(file, text)
+}
+
+fn parse(file: &Path, text: Option<Secret>) -> Result<Map<String, Value>, RegistryError> {
+    let Some(text) = text else { return Ok(Map::new()) };
     serde_json::from_str(text.expose()).map_err(|_| wrong(file, &"it is not a JSON object"))
 }
 
@@ -156,9 +179,9 @@ fn write(file: &Path, document: &Map<String, Value>) -> Result<(), RegistryError
 
 #[cfg(test)]
 mod tests {
-    use super::super::credentials::{Account, DOCKER_HUB_KEY};
+    use super::super::credentials::{find, Account, DOCKER_HUB_KEY};
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
     fn paths(dir: &Path) -> Paths {
         let auth_files = vec![dir.join("containers/auth.json"), dir.join("docker/config.json")];
@@ -204,6 +227,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_regular_file_is_not_replaced() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let paths = paths(dir.path());
+        let (file, device) = (&paths.auth_files[0], dir.path().join("null"));
+        // Stands for /dev/null, to which the file may lead.
+        let _socket = std::os::unix::net::UnixListener::bind(&device).expect("bound");
+        fs::create_dir_all(file.parent().expect("parent")).expect("dir");
+        std::os::unix::fs::symlink(&device, file).expect("link");
+        let error = store(&paths, "a.example", "u", &Secret::new("p")).expect_err("no file");
+        assert!(error.kind == Kind::Site && error.what.contains("not a regular file"), "{error}");
+        assert!(error.hint.as_ref().is_some_and(|h| h.contains("REGISTRY_AUTH_FILE")), "{error:?}");
+        assert!(fs::symlink_metadata(&device).expect("there").file_type().is_socket());
+        // It holds no account, which is no error.
+        assert_eq!(erase(&paths, "a.example"), Ok(vec![]));
+        assert_eq!(find(&paths, "a.example", "x").expect("nothing").account, None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_replaced() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let paths = paths(dir.path());
+        let file = &paths.auth_files[0];
+        fs::create_dir_all(file.parent().expect("parent")).expect("dir");
+        fs::write(file, r#"{"auths":{"b.example":{"auth":"dTpw"}}}"#).expect("write");
+        fs::set_permissions(file, fs::Permissions::from_mode(0o000)).expect("chmod");
+        if fs::read(file).is_ok() {
+            return; // root reads everything
+        }
+        let error = store(&paths, "a.example", "u", &Secret::new("p")).expect_err("not ours to read");
+        assert!(error.kind == Kind::Site && error.what.contains("Permission denied"), "{error}");
+        // For a pull or a logout it is another user's.
+        assert_eq!(erase(&paths, "b.example"), Ok(vec![]));
+        assert_eq!(find(&paths, "b.example", "x").expect("passed over").account, None);
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("chmod");
+        assert!(fs::read_to_string(file).expect("there").contains("b.example"));
+    }
+
+    #[test]
     fn a_named_helper_gets_the_account() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let paths = paths(dir.path());
@@ -241,6 +302,10 @@ mod tests {
         assert_eq!(left_to_docker(&paths, "a.example").expect("readable"), Some(file.clone()));
         assert_eq!(left_to_docker(&paths, "b.example").expect("its helper is not here"), None);
         assert_eq!(fs::read_to_string(file).expect("there"), text);
+        let program = dir.path().join("docker-credential-nowhere");
+        fs::write(&program, "#!/bin/sh\nexit 1\n").expect("write");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+        assert!(left_to_docker(&paths, "b.example").is_err(), "nobody can tell");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! parse, by name: an account that is silently left out shows as a puzzling refusal of the registry.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use base64::Engine;
@@ -178,24 +180,18 @@ impl Entry {
 pub struct Found {
     /// The account.
     pub account: Option<Account>,
-    /// Why one may have been missed: matters only to a registry that wants one.
+    /// Why one may have been missed: matters only to a registry that wants one, or hides what is private.
     pub missed: Option<String>,
 }
 
 /// The account stored for `registry/repository`, if there is one. Reads files and may run a helper.
 ///
-/// A helper that Docker's file names need not be here: such files are copied, or come with Docker Desktop, and a
-/// public image needs no account.
+/// A helper that Docker's file names need not be here, or work: such files are copied, or come with Docker Desktop, and
+/// its helpers want a desktop's session, which ssh does not give. A public image needs no account. Docker goes on, too.
 pub fn find(paths: &Paths, registry: &str, repository: &str) -> Result<Found, RegistryError> {
     let (mut missed, helper_path) = (None, paths.helper_path.as_deref());
     for path in &paths.auth_files {
-        let Some(text) = read(path)? else { continue };
-        let wrong = |why: String| {
-            RegistryError::new(Kind::Site, format!("cannot read the accounts in {}: {why}", path.display()))
-                .hint("mend or remove the file; see containers-auth.json(5)")
-        };
-        let found = AuthFile::parse(text.expose().as_bytes()).map_err(wrong)?;
-        match found.lookup(registry, repository).map_err(wrong)? {
+        match stored(path, registry, repository)? {
             Some(Stored::Here(account)) => return Ok(Found { account: Some(account), missed: None }),
             Some(Stored::Helper { name, .. })
                 if is_dockers(path) && !credential_helper::is_installed(&name, helper_path)? =>
@@ -205,17 +201,44 @@ pub fn find(paths: &Paths, registry: &str, repository: &str) -> Result<Found, Re
                     path.display()
                 ));
             }
-            Some(Stored::Helper { name, servers }) => {
-                for server in &servers {
-                    if let Some(account) = credential_helper::get(&name, server, helper_path)? {
-                        return Ok(Found { account: Some(account), missed: None });
-                    }
+            Some(Stored::Helper { name, servers }) => match ask(&name, &servers, helper_path) {
+                Ok(Some(account)) => return Ok(Found { account: Some(account), missed: None }),
+                Ok(None) => {}
+                Err(error) if is_dockers(path) => {
+                    missed =
+                        Some(format!("the accounts of {} were left out: {}", path.display(), error.what));
                 }
-            }
+                Err(error) => return Err(error),
+            },
             None => {}
         }
     }
     Ok(Found { account: None, missed })
+}
+
+/// What a file has for `registry/repository`.
+pub(super) fn stored(path: &Path, registry: &str, repository: &str) -> Result<Option<Stored>, RegistryError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let wrong = |why: String| {
+        RegistryError::new(Kind::Site, format!("cannot read the accounts in {}: {why}", path.display()))
+            .hint("mend or remove the file; see containers-auth.json(5)")
+    };
+    let file = AuthFile::parse(text.expose().as_bytes()).map_err(wrong)?;
+    file.lookup(registry, repository).map_err(wrong)
+}
+
+/// The account that a helper has for the first of `servers` that it knows.
+pub(super) fn ask(
+    name: &str,
+    servers: &[String],
+    path: Option<&OsStr>,
+) -> Result<Option<Account>, RegistryError> {
+    for server in servers {
+        if let Some(account) = credential_helper::get(name, server, path)? {
+            return Ok(Some(account));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a file of accounts is Docker's config.json, and not one of Podman's.
@@ -223,29 +246,37 @@ pub(super) fn is_dockers(file: &Path) -> bool {
     file.file_name().is_some_and(|n| n == "config.json")
 }
 
-/// The text of a file of accounts; None if there is none.
+/// The text of a file of accounts; None if there is none, or none that is for this user.
 pub(super) fn read(path: &Path) -> Result<Option<Secret>, RegistryError> {
-    let failed = |why: &dyn std::fmt::Display| {
-        RegistryError::new(Kind::Site, format!("cannot read the accounts in {}: {why}", path.display()))
-            .hint("mend or remove the file; see containers-auth.json(5)")
-    };
-    match fs::metadata(path) {
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+    match text(path) {
+        Ok(text) => Ok(text),
         // Another user's runtime directory, inherited by su or sudo.
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-        Err(e) => Err(failed(&e)),
-        // `docker run -v` and /dev/null make such: nothing is stored there.
-        Ok(meta) if !meta.is_file() => Ok(None),
-        Ok(meta) if meta.len() > MAX_FILE => Err(failed(&"it is too large")),
-        Ok(_) => match fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => Ok(None),
-            Ok(text) => Ok(Some(Secret::new(text))),
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
-            Err(e) => Err(failed(&e)),
-        },
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(None),
+        // `docker run -v` and /dev/null make what is no file: nothing is stored there.
+        Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::InvalidInput) => Ok(None),
+        Err(e) => Err(RegistryError::new(
+            Kind::Site,
+            format!("cannot read the accounts in {}: {e}", path.display()),
+        )
+        .hint("mend or remove the file; see containers-auth.json(5)")),
     }
+}
+
+/// The text of a file of accounts; None if it is empty or not there. What is no regular file is InvalidInput.
+pub(super) fn text(path: &Path) -> io::Result<Option<Secret>> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+        Ok(meta) if !meta.is_file() => {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"))
+        }
+        Ok(meta) if meta.len() > MAX_FILE => {
+            return Err(io::Error::new(ErrorKind::InvalidData, "it is too large"))
+        }
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(path)?;
+    Ok((!text.trim().is_empty()).then(|| Secret::new(text)))
 }
 
 #[cfg(test)]

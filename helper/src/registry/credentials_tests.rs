@@ -1,5 +1,7 @@
 //! Accounts as Docker and Podman store them, and hostile files.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 fn password(username: &str, password: &str) -> Option<Stored> {
@@ -100,6 +102,31 @@ fn files_are_asked_in_order_and_a_broken_one_is_named() {
     assert_eq!(found.account.map(Stored::Here), password("u", "p"));
     let error = find(&paths, "b.example", "x").expect_err("broken");
     assert!(error.kind == Kind::Site && error.what.contains("second"), "{error}");
+}
+
+#[test]
+fn a_helper_of_dockers_that_fails_is_remembered_and_no_error() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let [podmans, dockers] = ["auth.json", "config.json"].map(|n| dir.path().join(n));
+    let program = dir.path().join("docker-credential-locked");
+    fs::write(&program, "#!/bin/sh\necho the keyring is locked\nexit 1\n").expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    for text in [r#"{"credsStore":"locked"}"#, r#"{"credHelpers":{"a.example":"locked"}}"#] {
+        fs::write(&dockers, text).expect("write");
+        let mut paths = Paths {
+            auth_files: vec![dockers.clone()],
+            helper_path: Some(dir.path().into()),
+            ..Paths::default()
+        };
+        let found = find(&paths, "a.example", "x").expect("no account");
+        let missed = found.missed.expect("why");
+        assert!(missed.contains("config.json") && missed.contains("'locked'"), "{missed}");
+        assert!(found.account.is_none() && missed.ends_with("the keyring is locked"), "{missed}");
+        fs::write(&podmans, text).expect("write");
+        paths.auth_files.insert(0, podmans.clone());
+        let error = find(&paths, "a.example", "x").expect_err("Podman's file");
+        assert!(error.what.contains("the keyring is locked"), "{error}");
+    }
 }
 
 #[test]

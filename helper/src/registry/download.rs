@@ -57,8 +57,10 @@ impl Download {
         progress: Arc<dyn Progress>,
     ) -> Self {
         let settings = &transport.settings;
+        let connections = settings.connections.max(1);
+        let window = Window::new(&layers, starts, settings.buffer, settings.segment, connections);
         Self {
-            window: Mutex::new(Window::new(&layers, starts, settings.buffer, settings.segment)),
+            window: Mutex::new(window),
             transport,
             endpoints,
             preferred: AtomicUsize::new(0),
@@ -234,7 +236,14 @@ impl Download {
         let mut over = false;
         while *at < claim.end {
             if claim.whole {
-                self.when(|window| window.may_grow(claim).then_some(())).await;
+                let room = |window: &mut Window| {
+                    window.make_way(claim);
+                    window.may_grow(claim).then_some(())
+                };
+                self.when(room).await;
+                if lock(&self.window).is_void(claim) {
+                    return Ok(Attempt::Void);
+                }
             }
             let chunk = self.transport.chunk(response).await.map_err(|e| answer::unreachable(&url, &e))?;
             let Some(mut chunk) = chunk else { return Err(self.short(claim, &url, *at)) };

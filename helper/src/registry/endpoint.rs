@@ -82,6 +82,11 @@ impl Endpoint {
         Url::parse(&text).map_err(|e| RegistryError::new(Kind::Refused, format!("{text} is not a URL: {e}")))
     }
 
+    /// Whether `url` is on that server, however it is written: with the scheme's own port, or in capitals.
+    pub fn is_at(&self, url: &Url) -> bool {
+        self.url(url.scheme(), "").is_ok_and(|own| own.origin() == url.origin())
+    }
+
     /// Refuses an answer that is of another version of the file than was found at first.
     pub fn check_version(&self, response: &Response) -> Result<(), RegistryError> {
         let Some(FileAt { version: Some(version), url }) = &self.file else { return Ok(()) };
@@ -141,5 +146,23 @@ mod tests {
         let url = Url::parse("https://u:p@s3.example:444/a/b?X-Signature=secret#f").expect("static");
         assert_eq!(shown(&url), "https://s3.example:444/a/b");
         assert_eq!(host_of(&url), "s3.example:444");
+    }
+
+    #[test]
+    fn a_server_is_known_however_it_is_written() {
+        for (registry, url, same) in [
+            ("a.example", "https://a.example/v2/", true),
+            ("a.example:443", "https://a.example/v2/", true),
+            ("a.example", "https://a.example:443/token", true),
+            ("a.example:80", "http://a.example/v2/", true),
+            ("A.Example:5000", "https://a.example:5000/v2/", true),
+            ("docker.io", "https://registry-1.docker.io/v2/", true),
+            ("a.example:443", "http://a.example/v2/", false),
+            ("a.example:5000", "https://a.example/v2/", false),
+            ("a.example", "https://b.example/v2/", false),
+        ] {
+            let url = Url::parse(url).expect("static");
+            assert_eq!(Endpoint::api(registry).is_at(&url), same, "{registry} {url}");
+        }
     }
 }

@@ -130,7 +130,7 @@ async fn answer_to(
 
 fn explained(failure: Failure, missed: Option<&str>) -> Failure {
     match missed {
-        Some(why) if failure.error.kind == Kind::Auth => {
+        Some(why) if matches!(failure.error.kind, Kind::Auth | Kind::NotFound) => {
             Failure { error: failure.error.also(why), again: failure.again }
         }
         _ => failure,
@@ -238,10 +238,9 @@ fn realm_url(to: &Transport, endpoint: &Endpoint, realm: &str) -> Result<Url, Re
     };
     let url = Url::parse(realm).map_err(|_| refuse("a malformed address"))?;
     let plain_registry = to.scheme(endpoint) == "http";
-    let same_host = host_of(&url) == endpoint.host();
     match url.scheme() {
         "https" => Ok(url),
-        "http" if plain_registry && (same_host || to.allows_plain(&url)) => Ok(url),
+        "http" if plain_registry && (endpoint.is_at(&url) || to.allows_plain(&url)) => Ok(url),
         _ => Err(refuse(&format!("{}, which is not HTTPS", shown(&url)))),
     }
 }

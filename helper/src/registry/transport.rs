@@ -167,21 +167,15 @@ impl Transport {
     /// The HTTP client for the host of `url`: its certificates are its own, the others' connections too.
     pub fn client(&self, url: &Url, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
         let host = host_of(url);
-        // Certificates are kept under the registry's name, which for Docker Hub is not the host's.
-        let name = if host == endpoint.host() { endpoint.registry.as_str() } else { &host };
-        let trust = match (url.scheme(), endpoint.insecure && host == endpoint.host()) {
-            ("http", _) => Trust::Plain,
-            (_, true) => Trust::Anything,
-            (_, false) => Trust::Verify,
-        };
+        let (name, trust) = self.trust(url, endpoint);
         // Hosts without anything of their own share a client, but loopback never goes through a proxy.
-        let special = is_loopback(&host) || trust == Trust::Anything || self.tls.dir(name).is_some();
-        let key = (if special { name.to_owned() } else { String::new() }, trust);
+        let special = is_loopback(&host) || trust == Trust::Anything || self.tls.dir(&name).is_some();
+        let key = (if special { name.clone() } else { String::new() }, trust);
         if let Some(client) = lock(&self.clients).get(&key) {
             return Ok(client.clone());
         }
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.config(name, trust)?)
+            .tls_backend_preconfigured(self.tls.config(&name, trust)?)
             .user_agent(concat!("grus/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -202,6 +196,20 @@ impl Transport {
         Ok(client)
     }
 
+    /// The name in certs.d of the host of `url`, and how far to trust it.
+    fn trust(&self, url: &Url, endpoint: &Endpoint) -> (String, Trust) {
+        let (host, own) = (host_of(url), endpoint.is_at(url));
+        // Certificates are kept under the registry's name as it is written, which may say more than the host's, and
+        // for Docker Hub is another.
+        let named = own && (self.tls.dir(&endpoint.registry).is_some() || self.tls.dir(&host).is_none());
+        let name = if named { endpoint.registry.clone() } else { host };
+        match (url.scheme(), own && endpoint.insecure) {
+            ("http", _) => (name, Trust::Plain),
+            (_, true) => (name, Trust::Anything),
+            (_, false) => (name, Trust::Verify),
+        }
+    }
+
     /// The scheme to begin with.
     pub fn scheme(&self, endpoint: &Endpoint) -> &'static str {
         if let Some(file) = &endpoint.file {
@@ -219,7 +227,9 @@ impl Transport {
 
     /// Whether plain HTTP to the host of `url` is allowed at all.
     pub fn allows_plain(&self, url: &Url) -> bool {
-        let host = host_of(url);
+        // With the port in any case: the site may have written out the usual one.
+        let port = url.port_or_known_default().unwrap_or_default();
+        let host = format!("{}:{port}", url.host_str().unwrap_or_default());
         is_loopback(&host) || self.settings.is_plain(&host)
     }
 
@@ -284,4 +294,58 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Sleeps.
 pub async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Paths;
+    use super::*;
+
+    fn transport(settings: Settings, certs_d: &std::path::Path) -> Transport {
+        let paths = Paths { certs_dirs: vec![certs_d.to_owned()], ..Paths::default() };
+        Transport::new(Settings { paths, ..settings })
+    }
+
+    #[test]
+    fn trust_goes_by_the_registry_however_its_server_is_written() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for name in ["a.example:443", "b.example", "c.example:443", "c.example", "docker.io"] {
+            std::fs::create_dir(dir.path().join(name)).expect("directory");
+        }
+        let transport = transport(Settings::default(), dir.path());
+        for (registry, url, name) in [
+            ("a.example:443", "https://a.example/v2/", "a.example:443"),
+            ("b.example:443", "https://b.example/v2/", "b.example"),
+            ("c.example:443", "https://c.example/v2/", "c.example:443"),
+            ("c.example", "https://c.example/v2/", "c.example"),
+            ("B.example", "https://b.example/v2/", "b.example"),
+            ("docker.io", "https://registry-1.docker.io/v2/", "docker.io"),
+            ("none.example:443", "https://none.example/v2/", "none.example:443"),
+            ("a.example:443", "https://b.example/elsewhere", "b.example"),
+        ] {
+            let url = Url::parse(url).expect("static");
+            for insecure in [false, true] {
+                let endpoint = Endpoint { insecure, ..Endpoint::api(registry) };
+                let any = insecure && !url.path().ends_with("elsewhere");
+                let trust = if any { Trust::Anything } else { Trust::Verify };
+                assert_eq!(transport.trust(&url, &endpoint), (name.to_owned(), trust), "{registry} {url}");
+            }
+        }
+    }
+
+    #[test]
+    fn plain_http_is_allowed_with_and_without_the_usual_port() {
+        let plain_http = ["a.example:80", "b.example", "c.example:5000"].map(str::to_owned).to_vec();
+        let transport = transport(Settings { plain_http, ..Settings::default() }, "/nowhere".as_ref());
+        for (url, allowed) in [
+            ("http://a.example/x", true),
+            ("http://a.example:81/x", false),
+            ("http://b.example:81/x", true),
+            ("http://c.example:5000/x", true),
+            ("http://c.example/x", false),
+            ("http://[::1]/x", true),
+        ] {
+            assert_eq!(transport.allows_plain(&Url::parse(url).expect("static")), allowed, "{url}");
+        }
+    }
 }

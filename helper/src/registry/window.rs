@@ -4,7 +4,8 @@
 //! Ranges are claimed in the order they will be read, so the memory always holds what is needed next, every
 //! connection works on it, however the layers differ in size, and none waits with a half-read answer. At
 //! most `budget` bytes are claimed or buffered; beyond that, one range for each reader that has nothing
-//! left (so that no order of reading can block). Bytes are hashed in order, whatever order they arrive in.
+//! left (so that no order of reading can block; where all connections wait in the middle of whole layers for
+//! room, one leaves its layer for that). Bytes are hashed in order, whatever order they arrive in.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::verify::digest_of_hash;
 pub struct Window {
     streams: Vec<Stream>,
     budget: u64,
+    /// The most claims there are at a time.
+    connections: usize,
     pace: Pace,
     held: u64,
     failed: Option<RegistryError>,
@@ -116,11 +119,13 @@ impl Hashing {
 
 impl Window {
     /// A window of `budget` bytes over `layers` (bottom first) from the byte `starts` says, in ranges of
-    /// at most `segment` bytes. A layer that does not start at 0 is for its reader to judge.
-    pub fn new(layers: &[Layer], starts: &[u64], budget: u64, segment: u64) -> Self {
+    /// at most `segment` bytes, for so many connections. A layer that does not start at 0 is for its reader to
+    /// judge.
+    pub fn new(layers: &[Layer], starts: &[u64], budget: u64, segment: u64, connections: usize) -> Self {
         let start = |(n, layer): (usize, &Layer)| starts.get(n).map_or(0, |s| (*s).min(layer.size));
         let streams = layers.iter().enumerate().map(|l| Stream::new(l.1.clone(), start(l))).collect();
-        let mut window = Self { streams, budget, pace: Pace::new(segment), held: 0, failed: None };
+        let mut window =
+            Self { streams, budget, connections, pace: Pace::new(segment), held: 0, failed: None };
         for index in 0..window.streams.len() {
             window.finish_if_complete(index);
         }
@@ -182,6 +187,16 @@ impl Window {
         self.held < self.budget || self.streams[claim.layer].is_out() || self.is_void(claim)
     }
 
+    /// Gives up a whole-stream claim that has no room to grow, where a reader of another layer has nothing left and no
+    /// connection is free to fetch that. What was hashed stays, and the layer goes on from there later.
+    pub fn make_way(&mut self, claim: &Claim) {
+        let stuck = |s: &Stream| s.is_out() && s.claims == 0 && s.next < s.layer.size;
+        let busy: usize = self.streams.iter().map(|s| s.claims).sum();
+        if busy >= self.connections && !self.may_grow(claim) && self.streams.iter().any(stuck) {
+            self.begin_anew(claim.layer);
+        }
+    }
+
     /// Whether a connection may be waiting for room to grow.
     pub fn is_growing(&self) -> bool {
         self.streams.iter().any(|s| s.mode == Mode::Whole && s.claims > 0)
@@ -216,6 +231,12 @@ impl Window {
             claim.whole = true;
             return;
         }
+        self.begin_anew(claim.layer);
+    }
+
+    /// Makes all claims of a layer void, to be fetched from where it was hashed.
+    fn begin_anew(&mut self, layer: usize) {
+        let stream = &mut self.streams[layer];
         stream.epoch += 1;
         stream.claims = 0;
         stream.pending.clear();
@@ -223,7 +244,7 @@ impl Window {
         stream.next = stream.frontier;
         let kept: u64 = stream.ready.iter().map(|b| b.len() as u64).sum();
         let held = stream.held;
-        self.release(claim.layer, held.saturating_sub(kept));
+        self.release(layer, held.saturating_sub(kept));
     }
 
     /// Bytes of `claim` arrived at offset `at`. Gives how many more of the layer are here than ever before, in order

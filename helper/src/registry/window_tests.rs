@@ -6,6 +6,8 @@ use crate::verify::digest_of;
 /// The first range; a window begins with an eighth of the longest.
 const SEGMENT: u64 = 10;
 
+const CONNECTIONS: usize = 2;
+
 fn content(layer: usize, size: u64) -> Vec<u8> {
     (0..size).map(|n| (n * 7 + layer as u64) as u8).collect()
 }
@@ -18,7 +20,7 @@ fn window(sizes: &[u64], budget: u64) -> Window {
         kind: Blob::Layer,
     };
     let layers: Vec<Layer> = sizes.iter().enumerate().map(layer).collect();
-    Window::new(&layers, &[], budget, 8 * SEGMENT)
+    Window::new(&layers, &[], budget, 8 * SEGMENT, CONNECTIONS)
 }
 
 /// All bytes of a claim arrive in pieces of 3, and are hashed as far as they are in order.
@@ -136,6 +138,42 @@ fn ranges_that_fail_later_make_the_layer_begin_anew_where_it_was_hashed() {
 }
 
 #[test]
+fn where_all_connections_wait_for_room_one_makes_way_for_a_reader_that_has_nothing() {
+    let mut window = window(&[8, 35, 35], 20);
+    let pass = window.open(0);
+    let mut claims = [window.claim().expect("top"), window.claim().expect("middle")];
+    for claim in &mut claims {
+        window.ranges_fail(claim);
+        let beginning = Claim { end: 10, ..claim.clone() };
+        let bytes = Bytes::copy_from_slice(&content(claim.layer, 35)[..10]);
+        window.arrived(&beginning, 0, bytes);
+        let hashing = window.next_to_hash(claim.layer).expect("in order");
+        window.hashed(hashing.run());
+    }
+    let [top, middle] = claims;
+    window.make_way(&middle);
+    assert!(!window.is_void(&middle) && !window.may_grow(&middle), "no reader waits");
+    assert_eq!(window.take(0, pass), Ok(Taken::Nothing));
+    window.make_way(&middle);
+    window.make_way(&top);
+    assert!(window.is_void(&middle) && !window.is_void(&top), "one connection is enough");
+    let bottom = window.claim().expect("for the starving reader");
+    window.make_way(&top);
+    assert_eq!((bottom.layer, window.is_void(&top)), (0, false));
+    deliver(&mut window, &bottom, 8);
+    assert_eq!(read(&mut window, 0, pass), content(0, 8));
+    // The others go on where they were.
+    let passes = [window.open(1), window.open(2)];
+    deliver(&mut window, &Claim { start: 10, ..top }, 35);
+    assert_eq!(read(&mut window, 2, passes[1]), content(2, 35));
+    let rest = window.claim().expect("the rest");
+    assert_eq!((rest.layer, rest.start, rest.end, rest.whole), (1, 10, 35, true));
+    deliver(&mut window, &rest, 35);
+    assert_eq!(read(&mut window, 1, passes[0]), content(1, 35));
+    assert_eq!((window.take(1, passes[0]), window.held), (Ok(Taken::End), 0));
+}
+
+#[test]
 fn a_layer_can_be_read_again_and_is_judged_again() {
     let mut window = window(&[8], 1000);
     for gained in [8, 0] {
@@ -191,7 +229,7 @@ fn a_layer_whose_beginning_is_held_is_fetched_from_there() {
         media_type: String::new(),
         kind: Blob::Layer,
     };
-    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, 8 * SEGMENT);
+    let mut window = Window::new(&[layer(25), layer(8)], &[12, 8], 1000, 8 * SEGMENT, CONNECTIONS);
     let (below, top) = (window.open(0), window.open(1));
     assert_eq!(window.take(1, top), Ok(Taken::End));
     let claim = window.claim().expect("the rest");

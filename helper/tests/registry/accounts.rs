@@ -92,6 +92,37 @@ fn a_helper_of_dockers_that_is_not_here_matters_to_private_images_only() {
 }
 
 #[test]
+fn a_helper_of_dockers_that_fails_matters_to_private_images_only() {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let bin = home.path().join("bin");
+    fs::create_dir(&bin).expect("dir");
+    let helper = bin.join("docker-credential-secretservice");
+    fs::write(&helper, "#!/bin/sh\necho Cannot autolaunch D-Bus\nexit 1\n").expect("write");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let text = r#"{"credsStore":"secretservice"}"#;
+    fs::write(home.path().join("config.json"), text).expect("write");
+    let stored = || Settings { paths: paths(home.path()), ..settings() };
+    let registry = bearer_registry(10_000, true, |_, a| a);
+    assert!(pull(stored(), &registry.server.image()).expect("public").0 == registry.content.layers);
+    let names_it = |error: RegistryError| {
+        let hint = error.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("config.json") && hint.contains("'secretservice'"), "{hint}");
+        assert!(hint.contains("Cannot autolaunch D-Bus"), "{hint}");
+    };
+    names_it(refused(stored(), &basic_registry().0.image()));
+    names_it(refused(stored(), &bearer_registry(10_000, false, |_, a| a).server.image()));
+    // Some registries say of what is private that it is not there.
+    let hidden = bearer_registry(10_000, true, |_, _| Answer::status(404));
+    let error = pull(stored(), &hidden.server.image()).map(drop).expect_err("hidden");
+    assert_eq!(error.kind, Kind::NotFound);
+    names_it(error);
+    // Whoever set one up for Podman wants it used.
+    fs::write(home.path().join("auth.json"), text).expect("write");
+    let error = pull(stored(), &registry.server.image()).map(drop).expect_err("Podman's");
+    assert!(error.kind == Kind::Site && error.what.contains("D-Bus"), "{error:?}");
+}
+
+#[test]
 fn a_login_is_checked() {
     let (server, _) = basic_registry();
     let check = |password| Client::new(login(&server, password)).expect("client").check_login(&server.host());

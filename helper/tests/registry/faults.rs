@@ -1,8 +1,10 @@
 //! The fault table of a download: whatever the network does, the right bytes or a clear error.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{mpsc, Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use grus_core::reference::Reference;
 use grus_helper::registry::{Client, Held, Kind, RegistryError};
@@ -282,4 +284,51 @@ fn what_is_held_is_not_fetched_but_judged() {
         }
         assert!(!server.log().iter().any(|r| r.is_blob(&content.layer_digest(0))), "it was held");
     }
+}
+
+/// Waits until `ready`, but not for ever.
+fn wait(ready: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !ready() && start.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn without_ranges_a_layer_can_be_read_again_while_all_connections_wait_for_room() {
+    // The upper layer, and below it one for each connection, of which none fits into memory.
+    let content = Content::image(&[600_000, 600_000, 600_000, 600_000, 50_000]);
+    let mine = content.clone();
+    let layers: Vec<String> = (0..5).map(|n| content.layer_digest(n)).collect();
+    let asked = Arc::new(Mutex::new(BTreeSet::new()));
+    let (notes, all) = (asked.clone(), move || asked.lock().expect("unpoisoned").len() == 5);
+    let all_asked = all.clone();
+    let server = Server::start(move |request| {
+        let Some(n) = layers.iter().position(|l| request.is_blob(l)) else { return mine.answer(request) };
+        notes.lock().expect("unpoisoned").insert(n);
+        // Not a byte of the lower ones before each has its connection: there would be no room for the last.
+        wait(|| n == 4 || all_asked());
+        Answer::ok(mine.layers[n].clone())
+    });
+    let client = Client::new(settings()).expect("client");
+    let reference = Reference::parse(&server.image()).expect("static");
+    let resolved = client.resolve(&reference, &amd64()).expect("there");
+    let sources = client.download(&resolved, Arc::new(Watch::default())).expect("started");
+    let (done, finished) = mpsc::channel();
+    let read = move |n: usize| {
+        let (source, done) = (sources[n].clone(), done.clone());
+        // A thread: a hang must not hold the test.
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let read = source.open().and_then(|mut reader| reader.read_to_end(&mut bytes));
+            let _ = done.send(read.map(|_| bytes));
+        });
+        let bytes = finished.recv_timeout(Duration::from_secs(30)).expect("a hang").expect("right");
+        assert!(bytes == content.layers[n], "layer {n}");
+    };
+    read(4);
+    wait(all);
+    // As after a layer of an earlier image that turned out to be damaged; and then in the worst order.
+    read(4);
+    (0..4).for_each(read);
 }

@@ -121,6 +121,30 @@ fn insecure_in_registries_conf_means_any_certificate() {
 }
 
 #[test]
+fn a_location_in_capitals_has_its_certificates_and_its_insecure() {
+    let lab = lab(false);
+    let location = lab.server.host().replace("127.0.0.1", "LOCALHOST");
+    let table = |insecure: bool| {
+        let host = lab.server.host();
+        let conf =
+            format!("[[registry]]\nprefix = '{host}'\nlocation = '{location}'\ninsecure = {insecure}\n");
+        fs::write(lab.home.path().join("registries.conf"), conf).expect("write");
+    };
+    let pulled = || pull(lab.settings(), &lab.server.image()).map(|(layers, _)| layers);
+    table(true);
+    assert!(pulled().expect("insecure") == lab.content.layers);
+    table(false);
+    assert_eq!(pulled().expect_err("unknown CA").kind, Kind::Refused);
+    for name in [location.to_lowercase(), location.clone()] {
+        let dir = lab.home.path().join("certs.d").join(name);
+        fs::create_dir_all(&dir).expect("directory");
+        fs::copy(lab.home.path().join("ca.pem"), dir.join("ca.crt")).expect("copy");
+        assert!(pulled().expect("trusted") == lab.content.layers);
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+}
+
+#[test]
 fn a_login_goes_by_registries_conf_too() {
     let home = tempfile::tempdir().expect("temporary directory");
     make_certificates(home.path());
