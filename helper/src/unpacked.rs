@@ -120,18 +120,19 @@ fn shrink(dir: &Path, most: u64, dry_run: bool) -> u64 {
     freed
 }
 
-/// What tells one image from another: its digest, else what stat(2) tells of the file, as make(1) does it.
+/// What tells one image from another: its path, where that is a repository's and so what is there stays the same, else
+/// also what stat(2) tells of the file, as make(1) does it. The digest in a path is no more than a name: anyone can
+/// have a repository, and call a file there by the digest of an image that others trust.
 fn key(image: &AbsPath) -> Result<String, Failure> {
     let path = image.as_path();
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    if let (Ok(digest), true) = (
-        Digest::parse(&format!("sha256:{stem}")),
-        path.parent().is_some_and(|dir| dir.ends_with("images/sha256")),
-    ) {
-        return Ok(digest.hex().to_owned());
+    let named = Digest::parse(&format!("sha256:{stem}")).is_ok()
+        && path.parent().is_some_and(|dir| dir.ends_with("images/sha256"));
+    let mut text = image.to_string();
+    if !named {
+        let meta = fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
+        text += &format!("\0{}:{}:{}:{}", meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
     }
-    let meta = fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
-    let text = format!("{image}\0{}:{}:{}:{}", meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
     Ok(Digest::from_bytes(&sha2::Sha256::digest(text.as_bytes()).into()).hex().to_owned())
 }
 
@@ -257,8 +258,12 @@ mod tests {
         if !file.exists() {
             image(lab, name, "xz", fill);
         }
+        unpacked(lab, &file)
+    }
+
+    fn unpacked(lab: &Path, file: &Path) -> Unpacked {
         let file = AbsPath::parse(file.to_str().expect("UTF-8")).expect("a path");
-        Unpacked::among(10, &Repository::new(lab.join("repo"), false), &file, name, "a test")
+        Unpacked::among(10, &Repository::new(lab.join("repo"), false), &file, "an image", "a test")
             .expect("unpacked")
     }
 
@@ -288,5 +293,23 @@ mod tests {
         drop(second);
         assert!(is_there(&tree(lab.path(), "first")), "it is unpacked again");
         assert!(!idle.exists() && is_there(&third));
+    }
+
+    /// Whoever may write a repository of their own can call any file there by the digest of an image.
+    #[test]
+    fn what_another_repository_calls_by_a_digest_is_not_the_image_of_that_digest() {
+        let lab = tempfile::tempdir().expect("a directory");
+        let name = format!("images/sha256/{}.squashfs", "5".repeat(64));
+        let [theirs, ours] = ["theirs", "repo"].map(|repository| {
+            let file = lab.path().join(repository).join(&name);
+            fs::create_dir_all(file.parent().expect("a directory")).expect("mkdir");
+            let fill = |tree: &Path| fs::write(tree.join("file"), repository).expect("write");
+            fs::rename(image(lab.path(), &format!("{repository}.img"), "xz", fill), &file).expect("rename");
+            file
+        });
+        for (file, content) in [(&theirs, "theirs"), (&ours, "repo")] {
+            let tree = unpacked(lab.path(), file).shown().dir;
+            assert_eq!(fs::read_to_string(tree.join("file")).expect("unpacked"), content);
+        }
     }
 }

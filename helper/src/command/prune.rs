@@ -92,7 +92,8 @@ impl Args {
             return self.report(Removed::default(), 0, 0);
         }
         let listing = repository.list()?;
-        let mut all = candidates(&repository, &listing.rows);
+        listing.all_read()?;
+        let mut all = candidates(&listing.rows);
         all.sort_by_key(|c| c.fresh);
         let doomed = self.doomed(&all);
         let mut removed = Removed::default();
@@ -163,7 +164,13 @@ impl Args {
             let Some(reference) = &row.reference else { continue };
             match self.dry_run {
                 true => removed.tags.push((reference.clone(), row.platform.clone())),
-                false => repository.drop_tag(reference, &row.platform, removed)?,
+                false => {
+                    let judged = (&row.digest, Some(row.used));
+                    // Set or used meanwhile: what was judged is no longer so, for its other names neither.
+                    if !repository.drop_tag(reference, &row.platform, judged, removed)? {
+                        return Ok(());
+                    }
+                }
             }
         }
         match self.dry_run {
@@ -181,18 +188,17 @@ impl Candidate<'_> {
 }
 
 /// All images by digest.
-fn candidates<'a>(repository: &Repository, rows: &'a [Row]) -> Vec<Candidate<'a>> {
+fn candidates(rows: &[Row]) -> Vec<Candidate<'_>> {
     let mut all: Vec<Candidate> = vec![];
     for row in rows {
-        let fresh = repository.freshness(row);
         match all.iter_mut().find(|c| c.digest == row.digest) {
             Some(known) => {
                 known.rows.push(row);
-                known.fresh = known.fresh.max(fresh);
+                known.fresh = known.fresh.max(row.used);
             }
             None => {
                 let size = row.meta.as_ref().map_or(0, |m| m.size);
-                all.push(Candidate { digest: row.digest.clone(), rows: vec![row], size, fresh });
+                all.push(Candidate { digest: row.digest.clone(), rows: vec![row], size, fresh: row.used });
             }
         }
     }
@@ -239,4 +245,40 @@ fn size() -> impl TypedValueParser<Value = u64> {
         let bytes = number.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
         bytes.ok_or_else(|| format!("'{}' is no size; write 500MB, 50GB or 1TB", printable(&text)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::put;
+    use grus_core::repository::Tag;
+    use std::fs;
+
+    #[test]
+    fn a_tag_that_was_set_or_used_since_it_was_judged_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let repository = Repository::new(dir.path(), false);
+        repository.prepare().expect("directories");
+        let reference = Reference::parse("app:1").expect("static");
+        let tag = repository.layout().tag(&reference, &Platform::here()).expect("a tag");
+        let (now, old) = (SystemTime::now(), SystemTime::now() - Duration::from_secs(90 * 86400));
+        let set = |image: u8, used| {
+            fs::create_dir_all(tag.parent().expect("a directory")).expect("mkdir");
+            let content =
+                Tag { digest: Digest::from_bytes(&[image; 32]), resolved: None, signatures: vec![] };
+            put(repository.layout(), &tag, &content.to_json(), false).expect("a tag");
+            fs::File::options().write(true).open(&tag).and_then(|f| f.set_modified(used)).expect("a time");
+        };
+        let args = Args { older_than: None, keep: Some(0), dry_run: false, json: false };
+        for (image, used, stays) in [(1, old, false), (2, old, true), (1, now, true)] {
+            set(1, old);
+            let listing = repository.list().expect("a list");
+            set(image, used);
+            let mut removed = Removed::default();
+            for candidate in candidates(&listing.rows) {
+                args.remove(&repository, &candidate, &mut removed).expect("removed");
+            }
+            assert_eq!((tag.exists(), removed.tags.is_empty()), (stays, stays), "image {image}");
+        }
+    }
 }

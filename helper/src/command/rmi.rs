@@ -68,16 +68,17 @@ fn remove(repository: &Repository, what: Meant) -> Result<(), Failure> {
     let mut removed = Removed::default();
     for row in &rows {
         if let Some(reference) = &row.reference {
-            repository.drop_tag(reference, &row.platform, &mut removed)?;
+            // One that leads to another image by now is as good as set after it was removed.
+            repository.drop_tag(reference, &row.platform, (&row.digest, None), &mut removed)?;
         }
     }
     let mut digests: Vec<_> = rows.iter().map(|row| row.digest.clone()).chain(image).collect();
     digests.sort();
     digests.dedup();
-    for digest in &digests {
-        repository.remove_image(digest, &mut removed)?;
-    }
-    output::print(&said(&removed))
+    let done = digests.iter().try_for_each(|digest| repository.remove_image(digest, &mut removed));
+    // Also where a tag that cannot be read keeps the image: the names are gone.
+    output::print(&said(&removed))?;
+    done
 }
 
 /// What was removed, a line each.

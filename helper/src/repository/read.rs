@@ -1,8 +1,8 @@
 //! Finding and listing what is in a repository.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -36,6 +36,9 @@ pub struct Row {
     pub signatures: Vec<Signed>,
     /// Its metadata; None if the image or its metadata is missing or damaged.
     pub meta: Option<ImageMeta>,
+    /// When its tag was last used: set by a pull or an import, changed or not, or named by a job (the plugin notes it).
+    /// For an image without a tag, when it was made. The distant past if nobody knows.
+    pub used: SystemTime,
 }
 
 /// What a repository holds.
@@ -47,6 +50,17 @@ pub struct Listing {
     pub damage: Vec<String>,
     /// Image files that are damaged or have no metadata, and no tag.
     pub broken: Vec<Digest>,
+    /// A tag that cannot be read or understood, a sentence: any image may be the one that it names.
+    pub unread: Option<String>,
+}
+
+impl Listing {
+    /// Refuses to go on as if all tags were known. What removes images asks: one that seems to have no tag may have one.
+    pub fn all_read(&self) -> Result<(), Failure> {
+        let Some(what) = self.unread.clone() else { return Ok(()) };
+        let hint = "pull that image again, or remove the file; until then no image is removed that may be meant by it";
+        Err(Failure::System { what, hint: Some(hint.into()) })
+    }
 }
 
 impl Repository {
@@ -62,15 +76,7 @@ impl Repository {
     /// Where a tag points; None if there is no such tag.
     pub fn tag(&self, reference: &Reference, platform: &Platform) -> Option<Tag> {
         let path = self.layout.tag(reference, platform)?;
-        Tag::parse(&read_limited(&path, MAX_TAG).ok()?, &path.display().to_string()).ok()
-    }
-
-    /// When a row's tag was last used: set by a pull or an import, changed or not, or named by a job (the plugin notes
-    /// it). For an image without a tag, when it was made. The distant past if nobody knows.
-    pub fn freshness(&self, row: &Row) -> SystemTime {
-        let tag = row.reference.as_ref().and_then(|r| self.layout.tag(r, &row.platform));
-        let path = tag.unwrap_or_else(|| self.layout.image(&row.digest));
-        fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+        Some(tag_file(&path).ok()??.0)
     }
 
     /// Everything in the repository. A repository that does not exist is empty.
@@ -97,10 +103,28 @@ impl Repository {
                 above.push(name);
                 self.list_tags(&path, above, into)?;
                 above.pop();
-            } else if let Some(row) = row(above, &name, &path) {
-                into.rows.push(row);
-            } else {
+                continue;
+            }
+            let Some((reference, platform)) = named(above, &name) else {
                 into.damage.push(format!("{} is no tag", printable(&path.display().to_string())));
+                continue;
+            };
+            match tag_file(&path) {
+                Ok(Some((tag, used))) => into.rows.push(Row {
+                    reference: Some(reference),
+                    platform,
+                    digest: tag.digest,
+                    resolved: tag.resolved,
+                    signatures: tag.signatures,
+                    meta: None,
+                    used,
+                }),
+                // Removed by another command meanwhile.
+                Ok(None) => {}
+                Err(failure) => {
+                    into.damage.push(failure.to_string());
+                    into.unread = Some(failure.to_string());
+                }
             }
         }
         Ok(())
@@ -124,6 +148,7 @@ impl Repository {
                         resolved: None,
                         signatures: vec![],
                         meta: Some(meta.clone()),
+                        used: last_write(fs::metadata(&path)),
                     });
                 }
                 None => {
@@ -137,8 +162,8 @@ impl Repository {
     }
 }
 
-/// The row of a tag file `refs/<above...>/<name>`, its metadata yet to be read.
-fn row(above: &[String], name: &str, path: &Path) -> Option<Row> {
+/// The name and the platform that a tag's file `refs/<above...>/<name>` is for.
+fn named(above: &[String], name: &str) -> Option<(Reference, Platform)> {
     let platform = Platform::from_file_name(name.strip_suffix(".json")?)?;
     let (tag, repository) = above.split_last()?;
     let suffix = match tag.strip_prefix('@') {
@@ -146,15 +171,24 @@ fn row(above: &[String], name: &str, path: &Path) -> Option<Row> {
         None => tag.clone(),
     };
     let reference = Reference::parse(&format!("{}{suffix}", repository.join("/"))).ok()?;
-    let content = Tag::parse(&read_limited(path, MAX_TAG).ok()?, name).ok()?;
-    Some(Row {
-        reference: Some(reference),
-        platform,
-        digest: content.digest,
-        resolved: content.resolved,
-        signatures: content.signatures,
-        meta: None,
-    })
+    Some((reference, platform))
+}
+
+/// What a tag's file says, and when the tag was last used; None if there is no such file.
+pub(super) fn tag_file(path: &Path) -> Result<Option<(Tag, SystemTime)>, Failure> {
+    let failed = |e: io::Error| Failure::io("read", path, &e);
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let used = last_write(file.metadata());
+    let mut text = vec![];
+    file.take(MAX_TAG as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    Ok(Some((Tag::parse(&text, &path.display().to_string())?, used)))
+}
+
+fn last_write(meta: io::Result<fs::Metadata>) -> SystemTime {
+    meta.and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The entries of a directory by name, with whether each is a directory; none if there is no directory.
@@ -178,7 +212,10 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<(String, PathBuf, bool)>, Failur
     let mut all = vec![];
     for entry in listed {
         let entry = entry.map_err(|e| failed(&e))?;
-        let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+        let is_dir = match entry.file_type() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            kind => kind.map_err(|e| failed(&e))?.is_dir(),
+        };
         if let Ok(name) = entry.file_name().into_string() {
             all.push((name, entry.path(), is_dir));
         }

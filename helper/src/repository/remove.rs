@@ -9,7 +9,7 @@ use grus_core::digest::Digest;
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 
-use super::read::entries;
+use super::read::{entries, tag_file};
 use super::{partial, temp, Lock, Repository};
 use crate::failure::Failure;
 
@@ -31,16 +31,23 @@ pub struct Removed {
 }
 
 impl Repository {
-    /// Removes a tag's file and the directories it leaves empty; its image stays.
+    /// Removes a tag's file and the directories it leaves empty; its image stays. Not if another command set the tag
+    /// to another image than `digest` meanwhile or, with `used`, it was used since then: then it is false.
     pub fn drop_tag(
         &self,
         reference: &Reference,
         platform: &Platform,
+        (digest, used): (&Digest, Option<SystemTime>),
         removed: &mut Removed,
-    ) -> Result<(), Failure> {
-        let Some(path) = self.layout.tag(reference, platform) else { return Ok(()) };
+    ) -> Result<bool, Failure> {
+        let Some(path) = self.layout.tag(reference, platform) else { return Ok(true) };
+        match tag_file(&path) {
+            Ok(Some((tag, at))) if tag.digest == *digest && used.is_none_or(|used| used == at) => {}
+            Ok(None) => return Ok(true),
+            Ok(Some(_)) | Err(_) => return Ok(false),
+        }
         match fs::remove_file(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
             done => done.map_err(|e| Failure::io("remove", &path, &e))?,
         }
         removed.tags.push((reference.clone(), platform.clone()));
@@ -53,10 +60,10 @@ impl Repository {
             }
             dir = empty.parent();
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Removes an image unless a tag points to it.
+    /// Removes an image unless a tag points to it. Where a tag cannot be read, that cannot be told, and it stays.
     ///
     /// It is hidden first, then tags are looked for, and it comes back if there is one: whoever sets a tag
     /// looks for the image afterwards (`set_tag`), so a tag never stays behind without its image.
@@ -126,7 +133,11 @@ impl Repository {
     }
 
     fn is_tagged(&self, digest: &Digest) -> Result<bool, Failure> {
-        Ok(self.list()?.rows.iter().any(|row| row.reference.is_some() && row.digest == *digest))
+        let listing = self.list()?;
+        if listing.rows.iter().any(|row| row.reference.is_some() && row.digest == *digest) {
+            return Ok(true);
+        }
+        listing.all_read().map(|()| false)
     }
 
     /// Moves an image out of sight, into `tmp/` under a name that a sweep takes if we die. None if there is

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
+use rustix::process::{test_kill_process, Pid};
+
 use super::partial;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -169,11 +172,13 @@ pub fn sweep(tmp: &Path) {
     }
 }
 
-/// Whether `name` is of a process of this `machine` that no longer runs.
+/// Whether `name` is of a process of this `machine` that no longer runs. kill(2) tells, also of other users' processes,
+/// which /proc may hide (hidepid).
 fn writer_is_gone(name: &str, machine: &str) -> bool {
     let mut parts = name.split('.');
     let (here, pid) = (parts.next(), parts.next().and_then(|pid| pid.parse::<u32>().ok()));
-    here == Some(machine) && pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    let pid = pid.and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+    here == Some(machine) && pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl Repository {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.drop_tag(reference, platform, &mut Removed::default())?;
+        self.drop_tag(reference, platform, (&tag.digest, None), &mut Removed::default())?;
         Ok(false)
     }
 
@@ -162,4 +162,30 @@ pub(crate) fn read_limited(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![];
     File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use grus_core::digest::Digest;
+
+    #[test]
+    fn a_tag_that_another_command_set_meanwhile_is_not_taken_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let repository = Repository::new(dir.path(), false);
+        repository.prepare().expect("directories");
+        let (app, here) = (Reference::parse("app:1").expect("static"), Platform::here());
+        let path = repository.layout().tag(&app, &here).expect("a tag");
+        let tag = |n| Tag { digest: Digest::from_bytes(&[n; 32]), resolved: None, signatures: vec![] };
+        std::thread::scope(|scope| {
+            let gone = scope.spawn(|| repository.set_tag(&app, &here, &tag(1)));
+            while !path.exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            repository.write_text(&path, &tag(2).to_json()).expect("another tag");
+            assert!(matches!(gone.join().expect("it ends"), Ok(false)), "there is no such image");
+        });
+        assert_eq!(repository.tag(&app, &here), Some(tag(2)));
+        assert!(matches!(repository.set_tag(&app, &here, &tag(2)), Ok(false)) && !path.exists(), "its own");
+    }
 }

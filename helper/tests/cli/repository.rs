@@ -135,8 +135,38 @@ fn junk_in_a_repository_is_reported_and_otherwise_ignored() {
     assert_eq!(said.out.trim(), digest);
     assert_eq!(said.err.lines().count(), 4, "{said:?}");
     assert!(!said.err.contains('\x1b'), "{said:?}");
+    fs::remove_file(refs.join("app/:bad/linux-amd64.json")).expect("remove");
     let _ = lab.run(["rmi", &format!("sha256:{}", "0".repeat(64))]).ok();
     assert!(!orphan.exists());
+}
+
+/// A disk's error, a permission, or what a newer Grus wrote: the image behind such a tag must not go.
+#[test]
+fn while_a_tag_cannot_be_read_no_image_goes() {
+    let (lab, digest) = with_image(&["app:1"]);
+    let tag = crate::support::files(&lab.repository().join("refs")).remove(0);
+    let newer = format!(r#"{{"digest":"{digest}","signatures":[{{"scheme":"of another day"}}]}}"#);
+    for (content, reason) in
+        [(Some(newer.as_str()), "malformed"), (Some("{"), "malformed"), (None, "symbolic link")]
+    {
+        fs::remove_file(&tag).expect("remove");
+        match content {
+            Some(content) => fs::write(&tag, content).expect("write"),
+            // Not even root can read it.
+            None => std::os::unix::fs::symlink(&tag, &tag).expect("link"),
+        }
+        assert!(lab.run(["images"]).ok().err.contains(reason));
+        for args in [vec!["prune"], vec!["prune", "-n"], vec!["prune", "--keep", "0"], vec!["rmi", &digest]] {
+            let said = lab.run(args).refused(1, reason);
+            assert!(said.contains(":1/linux-") && said.contains("hint: pull that image again"), "{said}");
+        }
+        assert_eq!(lab.run(["images", "-q"]).ok().out.trim(), digest);
+    }
+    let _ = lab.run(["import", "-q", "layout", "app:2"]).ok();
+    assert_eq!(lab.run(["rmi", "app:2"]).out, "Untagged: app:2\n", "what was done is told");
+    let _ = lab.run(["import", "-q", "layout", "app:1"]).ok();
+    assert_eq!(lab.run(["prune"]).ok().out, "Freed: 0 B\n");
+    lab.assert_sound();
 }
 
 #[test]

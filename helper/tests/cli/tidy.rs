@@ -1,8 +1,10 @@
 //! `grus tag`, `grus inspect` and `grus prune`.
 
 use std::fs;
-use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -157,4 +159,53 @@ fn prune_refuses_what_it_does_not_understand() {
     lab.run(["prune", "--keep", "99999999999TB"]).refused(2, "no size");
     assert_eq!(lab.run(["prune"]).ok().out, "Freed: 0 B\n");
     assert!(!lab.repository().exists());
+}
+
+/// Where /proc hides the processes of others, as on many login nodes.
+#[test]
+fn a_running_commands_file_stays_where_others_cannot_see_its_process() {
+    const VISIBLE: i32 = 42;
+    const HIDDEN: &str = "mount -t proc -o hidepid=2 proc /proc || exit 42
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+            sh -c 'test ! -e /proc/$1 || exit 42; exec \"$0\" prune' \"$@\"";
+    let lab = Lab::new();
+    let mut importing =
+        lab.command(["import", "-", "app"]).stdin(Stdio::piped()).spawn().expect("grus starts");
+    // More than is looked at before anything is written, and not all.
+    let noise: Vec<u8> =
+        (0..3 << 20_u32).flat_map(|n: u32| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
+    let archive = tar_of(&[("etc/", b""), ("etc/noise", &noise)]);
+    importing.stdin.as_mut().expect("a pipe").write_all(&archive[..8 << 20]).expect("it reads");
+    let start = Instant::now();
+    let part = loop {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing is written");
+        match files(&lab.repository().join("tmp")).pop() {
+            Some(part) => break part,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    let program = lab.path("grus");
+    fs::copy(env!("CARGO_BIN_EXE_grus"), &program).expect("copy");
+    let open = |dir, mode| fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("chmod");
+    open(lab.dir.path().to_owned(), 0o755);
+    open(lab.repository().join("tmp"), 0o777);
+    let pid = importing.id().to_string();
+    let prune = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation=private", "sh", "-c", HIDDEN, "sh"]).arg(&program).arg(&pid);
+        let grus = lab.command::<&str>([]);
+        command.env_clear().envs(grus.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Output::of(command.current_dir(lab.dir.path()).output().expect("unshare starts"))
+    };
+    let said = prune();
+    let there = part.exists();
+    importing.kill().and_then(|()| importing.wait()).expect("it ends");
+    if said.code == Some(VISIBLE) || !nix::unistd::Uid::effective().is_root() {
+        eprintln!("SKIPPED: processes cannot be hidden here: {said:?}");
+        return;
+    }
+    let _ = said.ok();
+    assert!(there, "its writer was running");
+    let _ = prune().ok();
+    assert!(!part.exists(), "its writer is gone");
 }
