@@ -24,6 +24,14 @@ pub fn fields(text: &str) -> Result<Vec<String>, &'static str> {
     }
 }
 
+/// A field as [`fields`] reads it, whatever is in it.
+pub fn field(text: &str) -> String {
+    match text.contains(',') || text.starts_with('"') {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
 /// The rest of a quoted field, and what follows its comma.
 fn unquote(quoted: &str) -> Result<(String, Option<&str>), &'static str> {
     let mut field = String::new();
@@ -52,6 +60,9 @@ mod tests {
     #[test]
     fn quoted_fields_hold_commas_and_quotes() {
         assert_eq!(fields(r#"a,"b,c","d ""e""""#), Ok(vec!["a".into(), "b,c".into(), "d \"e\"".into()]));
+        for text in ["a", "a b", "A=1,\"2\"", "\"", "a\"b\""] {
+            assert_eq!(fields(&format!("x,{}", field(text))), Ok(vec!["x".into(), text.into()]));
+        }
         for bad in ["", "a,", ",a", "\"a", "\"a\"b"] {
             assert!(fields(bad).is_err(), "{bad}");
         }

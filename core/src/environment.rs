@@ -84,6 +84,24 @@ pub struct Edits {
     pub unset: BTreeSet<String>,
 }
 
+impl Edits {
+    /// Sets what is asked for, over what is set already.
+    pub fn ask(&mut self, asked: &Asked, job: &BTreeMap<String, String>) {
+        for (name, value) in asked {
+            if let Some(value) = value.as_ref().or(job.get(name)) {
+                self.unset.remove(name);
+                self.set.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Whether this is a variable's name as shells have it (POSIX, 8.1).
+pub fn is_name(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(word)
+}
+
 /// What `--container-env` asks for: variables with their values, or without one to keep the job's.
 pub type Asked = BTreeMap<String, Option<String>>;
 
@@ -133,11 +151,7 @@ pub fn decide(
         let joined = join(current(&edits, job, name).as_deref(), Some(back));
         edits.set.insert(name.clone(), joined);
     }
-    for (name, value) in asked {
-        if let Some(value) = value.as_ref().or(job.get(name)) {
-            edits.set.insert(name.clone(), value.clone());
-        }
-    }
+    edits.ask(asked, job);
     for dir in devices.library_path.iter().rev() {
         prepend(&mut edits, job, LIBRARY_PATH, dir.as_str());
     }

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cdi;
-mod csv;
+pub mod csv;
 pub mod digest;
 pub mod elf;
 pub mod environment;

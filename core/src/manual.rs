@@ -84,7 +84,8 @@ fn variables_section() -> String {
          The command line and #SBATCH lines win over variables, and variables over what a step inherits from its \
          job; a list on the command line replaces the variable's. sbatch and salloc take their variables in: the \
          script does not see them again, and may set them anew for its steps. Variables without an image have no \
-         effect. A job that comes by slurmrestd has no options but its environment, which each srun in it reads. \
+         effect. Components of one srun ('srun A : B') may have different containers; those of a heterogeneous sbatch or salloc, \
+         and of an srun with \\-\\-het\\-group, must ask for the same. A job that comes by slurmrestd has no options but its environment, which each srun in it reads. \
          Windows (srun \\-\\-x11) need the cookie that Slurm keeps in TmpFS of slurm.conf: where that is not /tmp, the \
          site binds it (mounts.site) or sets X11Parameters=home_xauthority.\n",
         roff(&names.join(", "))
@@ -127,8 +128,10 @@ pub fn site_page() -> String {
 pub fn options_page() -> String {
     let mut page = String::from(
         "# Options\n\nMade from the table in `core/src/options`, as are `srun --help` and `man spank_grus`.\n\n\
-         Each option is given on srun's command line, on an `#SBATCH` line, to salloc, or by a variable of the environment; the \
-         command line has\nthe last word, then variables, then what the job said. Lists that a step gives replace the job's. \
+         Each option is given on srun's command line, on an `#SBATCH` line, to salloc, or by a variable of the environment; of one \
+         command, the command line has\nthe last word, then `#SBATCH` lines, then variables; a step takes from its job what it does not say itself. Lists are \
+         replaced, not\nadded to: `--mount` and `--container-mounts` are one list, so one of them on the command line leaves out all mounts of variables and of the \
+         job. A GRUS_ and a\nPYXIS_ variable of one option must not differ. \
          A flag's variable is 1 or 0, true or false, yes\nor no; a false one means the opposite option where there is one, such as a `--no-` form. sbatch and salloc take \
          their variables into the job and remove them from its environment.\n\n\
          Each cell is tested on a real Slurm, for its effect in the container: `cargo test --release --workspace --test slurm -- \

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::environment::Edits;
+use crate::environment::{Asked, Edits};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
 use crate::server::Server;
@@ -53,9 +53,12 @@ impl Running {
         serde_json::from_slice(text).ok()
     }
 
-    /// Changes to the environment of a task that joins.
-    pub fn edits(&self) -> Edits {
-        Edits { set: self.set.clone(), unset: self.unset.clone() }
+    /// Changes to the environment `job` of a task that joins: what the step's own tasks were given, and over it what
+    /// this one asks for.
+    pub fn edits(&self, asked: &Asked, job: &BTreeMap<String, String>) -> Edits {
+        let mut edits = Edits { set: self.set.clone(), unset: self.unset.clone() };
+        edits.ask(asked, job);
+        edits
     }
 }
 
@@ -70,9 +73,8 @@ pub fn not_there(job: u32, step: u32) -> Refusal {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read() {
-        let running = Running {
+    fn running() -> Running {
+        Running {
             uid: 1000,
             node: Some("n1".into()),
             image: AbsPath::root(),
@@ -82,9 +84,29 @@ mod tests {
             set: BTreeMap::from([("A".into(), "1".into())]),
             unset: BTreeSet::from(["B".into()]),
             workdir: None,
-        };
-        assert_eq!(running.edits().set.len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let running = running();
         assert_eq!(Running::parse(running.to_json().as_bytes()), Some(running));
         assert_eq!(Running::parse(b"{}"), None);
+    }
+
+    #[test]
+    fn who_joins_has_the_last_word_on_variables() {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        let running = Running {
+            set: map(&[("PATH", "/image"), ("A", "image")]),
+            unset: ["LD_PRELOAD".to_owned(), "PYTHONPATH".to_owned()].into(),
+            ..running()
+        };
+        let job = map(&[("PATH", "/host"), ("PYTHONPATH", "/mine")]);
+        let asked = [("A", Some("mine")), ("PYTHONPATH", None), ("GONE", None)];
+        let asked = asked.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into();
+        let edits = running.edits(&asked, &job);
+        assert_eq!(edits.set, map(&[("PATH", "/image"), ("A", "mine"), ("PYTHONPATH", "/mine")]));
+        assert_eq!(edits.unset, ["LD_PRELOAD".to_owned()].into());
     }
 }

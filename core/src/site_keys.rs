@@ -19,8 +19,9 @@ pub const KEYS: &[Key] = &[
         default: "\"{home}/.local/share/grus\"",
         text: "Where each user's images are. {user}, {home} and {uid} are filled in; ${NAME} is a variable of the \
                user's environment at submission. Choose a file system that login and compute nodes share and that \
-               likes large files, for example \"/scratch/{user}/.grus\"; quotas count. Users are to choose: \"${GRUS_HOME}\", which \
-               the site then sets for everybody. GRUS_REPOSITORY is read by grus alone.",
+               likes large files, for example \"/scratch/{user}/.grus\"; quotas count. To let users choose, write \"${GRUS_HOME}\" and set that \
+               variable for everybody, for example in /etc/profile.d: where it is unset, submission is refused. \
+               GRUS_REPOSITORY is another thing: grus reads it, srun does not.",
     },
     Key {
         name: "repository.system",
@@ -89,7 +90,8 @@ pub const KEYS: &[Key] = &[
         name: "container.gpu",
         default: "\"auto\"",
         text: "Which GPUs containers get with their driver: \"auto\", those that Slurm gave the step, as far as the image \
-               wants them; \"all\", all of those; \"none\". The default of --container-gpu.",
+               wants them; \"all\", all of those; \"none\". What --container-gpu is where it is not given; but \"all\" \
+               here is never an error: what cannot be had is a warning, and without a grant of Slurm's there is none.",
     },
     Key {
         name: "slurm.commands",
@@ -231,7 +233,8 @@ pub const KEYS: &[Key] = &[
         text: "Which system calls tasks in containers lack: \"none\", or \"default\", those that reach deep into the \
                kernel and that programs for computing rarely need: keys (keyctl), bpf, perf_event_open, userfaultfd, \
                io_uring, mounts, modules and kexec, and all calls of another architecture, such as 32-bit programs'. \
-               They fail with ENOSYS. no_new_privs is always set.",
+               They fail with ENOSYS. libfabric's FI_MR_CACHE_MONITOR=userfaultfd does not work with \"default\". \
+               no_new_privs is always set.",
     },
     Key {
         name: "security.squashfuse",
@@ -245,8 +248,9 @@ pub const KEYS: &[Key] = &[
                the system repository's, from the second launch on a node. A copy is root's, named by its content, \
                and used only after 'grus verify' (pull.command), run without any rights, has found nothing in it that \
                a kernel parser should not meet; other images are served as security.user-images says. It matters \
-               with \"fuse\" only. root alone may have access; missing subdirectories are made. Empty: there is no \
-               cache.",
+               with \"fuse\" only. The directory must be there, for root alone (mkdir -m 0700); GRUS_CACHE in the journal \
+               tells why a launch had no copy. A launch that makes a copy waits for it, at most 30 s. Empty: there is \
+               no cache.",
     },
     Key {
         name: "node-cache.size",

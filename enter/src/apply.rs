@@ -5,16 +5,19 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use grus_core::path::AbsPath;
 use grus_core::plan::{Host, Kind, LaunchPlan, Op, Opener};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use grus_core::Refusal;
+use rustix::fs::{statx, AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::below::Mounts;
 use crate::call::{
-    attach, clone_tree, new_dir, new_mount, open_in, open_own, stat, Broken, Called, During, PLAIN,
+    attach, clone_tree, new_dir, new_mount, open_in, open_own, shown, stat, Broken, Called, During, PLAIN,
 };
 use crate::empty::Empty;
-use crate::failure::{Failure, Phase};
+use crate::failure::{reason, Failure, Phase};
 use crate::loopdev::IMAGE;
 use crate::rootfs::kind;
 use crate::saved::Saved;
@@ -93,11 +96,11 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
             Op::Bind { .. } => {
                 // One clone was made for each bind, in the same order.
                 let Some(tree) = clones.next() else { continue };
-                place(&root, &tree, op).during(Phase::Binds)?;
+                place(&root, &tree, op, act.plan, act.sources)?;
             }
             Op::Text { content, executable, .. } => {
                 let text = scratch.text(content, *executable).during(Phase::Binds)?;
-                place(&root, &text, op).during(Phase::Binds)?;
+                place(&root, &text, op, act.plan, act.sources)?;
             }
             Op::Volatile { destination } => {
                 clock.enter(Phase::Volatile);
@@ -109,7 +112,7 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
             }
             Op::Squashfs { .. } | Op::Tmpfs { .. } | Op::Scratch { .. } => {
                 let Some(tree) = own else { continue };
-                place(&root, &tree, op).during(Phase::Binds)?;
+                place(&root, &tree, op, act.plan, act.sources)?;
                 empty.add(op, tree);
             }
             Op::Make { destination, make } => {
@@ -119,7 +122,7 @@ pub(crate) fn apply(act: Act<'_>, clock: &mut Clock) -> Result<(OwnedFd, Option<
     }
     empty.close().during(Phase::Binds)?;
     if act.plan.writable {
-        missing::links(&root, &act.plan.skeleton, act.sources).during(Phase::Binds)?;
+        missing::links(&root, &act.plan.skeleton, act.sources)?;
     }
     let saved = saved.map(Saved::keep).transpose().during(Phase::Rootfs)?;
     clock.enter(Phase::Pivot);
@@ -189,7 +192,7 @@ fn clones(plan: &LaunchPlan, sources: &Sources<'_>) -> Result<Vec<OwnedFd>, Fail
             }
             clone_tree(fd.as_fd(), *recursive || users, source.as_path()).during(Phase::Sources)
         });
-        let not_opened = || Broken::new(format!("bind {source}: not opened"), rustix::io::Errno::BADF);
+        let not_opened = || Broken::new(format!("bind {source}: not opened"), Errno::BADF);
         let tree = tree.unwrap_or_else(|| Err(not_opened().during(Phase::Sources)))?;
         let mut set = MountAttrFlags::MOUNT_ATTR_NOSUID;
         set.set(MountAttrFlags::MOUNT_ATTR_NODEV, !devices);
@@ -284,16 +287,77 @@ fn root(plan: &LaunchPlan, image: OwnedFd, scratch: &Scratch) -> Called<OwnedFd>
     Ok(overlay)
 }
 
-/// Mounts `tree` on the operation's destination, found anew inside the rootfs whatever links lead there: nothing
-/// outside of it can be covered (openat2(2), RESOLVE_IN_ROOT).
-fn place(root: &OwnedFd, tree: &OwnedFd, op: &Op) -> Called<()> {
+/// Mounts `tree` on the operation's destination.
+fn place(
+    root: &OwnedFd,
+    tree: &OwnedFd,
+    op: &Op,
+    plan: &LaunchPlan,
+    sources: &Sources<'_>,
+) -> Result<(), Failure> {
     let path = op.destination().as_path();
-    let on = open_in(root.as_fd(), path, OFlags::PATH, ResolveFlags::empty())?;
-    let directory = |fd: &OwnedFd| Ok(kind(&stat(fd, path)?) == Kind::Directory);
-    if directory(&on)? != directory(tree)? {
-        return Err(Broken::new(format!("mount on {}", op.destination()), rustix::io::Errno::NOTDIR));
+    let broken = |errno| Broken::new(format!("mount on {}", op.destination()), errno).during(Phase::Binds);
+    let on = find(root, op.destination(), whose(op, plan), sources)?.ok_or_else(|| broken(Errno::NOENT))?;
+    let directory = |fd: &OwnedFd| stat(fd, path).map(|status| kind(&status) == Kind::Directory);
+    if directory(&on).during(Phase::Binds)? != directory(tree).during(Phase::Binds)? {
+        return Err(broken(Errno::NOTDIR));
     }
-    attach(tree.as_fd(), on.as_fd(), path)
+    attach(tree.as_fd(), on.as_fd(), path).during(Phase::Binds)
+}
+
+/// Whose word a destination is: the site's, if the mount and all that it lies in are.
+fn whose(op: &Op, plan: &LaunchPlan) -> Opener {
+    let sites = |op: &Op| {
+        matches!(op, Op::Bind { opener: Opener::Site, .. } | Op::Squashfs { opener: Opener::Site, .. })
+    };
+    let mut around = plan.mounts.iter().filter(|other| op.destination().is_within(other.destination()));
+    match around.all(sites) {
+        true => Opener::Site,
+        false => Opener::User,
+    }
+}
+
+/// Finds a place to mount on anew inside the rootfs, whatever links lead there: nothing outside of it can be covered
+/// (openat2(2), RESOLVE_IN_ROOT), nor the whole of it, as tasks would have that for their root. In another mount, a
+/// user's links may lead to what the user must not know of: there it is found with the rights of `whose` word it is.
+/// None: there is no such name.
+pub(crate) fn find(
+    root: &OwnedFd,
+    path: &AbsPath,
+    whose: Opener,
+    sources: &Sources<'_>,
+) -> Result<Option<OwnedFd>, Failure> {
+    let refuse = |why: &str, hint: &str| {
+        Err(Refusal::user(format!("cannot mount on {}: {why}", shown(path.as_path()))).hint(hint).into())
+    };
+    let open = |more| open_in(root.as_fd(), path.as_path(), OFlags::PATH, more);
+    let found = match open(ResolveFlags::NO_XDEV) {
+        Err(Broken { errno: Errno::XDEV, .. }) => match whose {
+            Opener::User => sources.as_user(|| open(ResolveFlags::empty())),
+            Opener::Site => open(ResolveFlags::empty()),
+        },
+        found => found,
+    };
+    match found {
+        Ok(on) if id(&on).during(Phase::Binds)? == id(root).during(Phase::Binds)? => {
+            refuse("it leads to '/', and nothing can be mounted there", "choose another destination")
+        }
+        Ok(on) => Ok(Some(on)),
+        Err(Broken { errno: Errno::NOENT, .. }) => Ok(None),
+        Err(Broken { errno: Errno::ACCESS, .. }) => refuse(
+            &reason(Errno::ACCESS),
+            "what is in a mount is found with your own permissions; choose another destination",
+        ),
+        Err(broken) => Err(broken.during(Phase::Binds)),
+    }
+}
+
+/// Which mount a place is in, and which file it is. Asks the kernel, not the file system, which could hang.
+fn id(place: &OwnedFd) -> Called<(u64, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(place, c"", flags, StatxFlags::MNT_ID | StatxFlags::INO)
+        .map_err(|e| Broken::new("statx(place)", e))?;
+    Ok((status.stx_mnt_id, status.stx_ino))
 }
 
 /// Makes the rootfs the root, and lets go of everything else.
@@ -308,6 +372,6 @@ fn pivot(root: &OwnedFd) -> Called<()> {
     let (wanted, found) = (stat(root, "rootfs".as_ref())?, stat(open_own("/", OFlags::PATH)?, "/".as_ref())?);
     match (wanted.st_dev, wanted.st_ino) == (found.st_dev, found.st_ino) {
         true => Ok(()),
-        false => Err(Broken::new("the root is not the container's", rustix::io::Errno::XDEV)),
+        false => Err(Broken::new("the root is not the container's", Errno::XDEV)),
     }
 }

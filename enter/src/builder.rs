@@ -186,7 +186,7 @@ fn late(phase: Phase, served: bool, limit: Duration) -> Failure {
         (Phase::Mount | Phase::Own, true) => {
             ("squashfuse_ll did not answer", "the image's file system may hang on this node; try again")
         }
-        (Phase::Image | Phase::Cache | Phase::Plan, _) => {
+        (Phase::Save | Phase::Image | Phase::Cache | Phase::Plan, _) => {
             ("the file system did not answer", "it may hang on this node; try again, or on other nodes")
         }
         _ => ("it was not done", "the node may be overloaded; try again"),

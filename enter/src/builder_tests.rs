@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{chown, PermissionsExt};
+use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -70,6 +70,14 @@ fn inside(container: &Container, dir: &str) -> Vec<String> {
     })
 }
 
+/// As job_container/tmpfs does, in a mount namespace of one's own: a directory of the job's in place of the host's.
+fn make_the_jobs_own(directory: &Path) {
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).expect("private");
+    let none = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("job", directory, "tmpfs", none, None::<&std::ffi::CStr>).expect("tmpfs");
+}
+
 #[test]
 fn an_unused_builder_ends_its_thread() {
     let builder = Builder::start().expect("thread");
@@ -114,12 +122,7 @@ fn a_process_that_shares_only_memory_can_hand_over() {
         let mut built = None;
         sys::in_memory_sharing_child(own_mounts, || {
             if own_mounts {
-                // As job_container/tmpfs does: a directory of the job's own in place of the host's.
-                let slave =
-                    rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-                rustix::mount::mount_change("/", slave).expect("private");
-                let none = rustix::mount::MountFlags::empty();
-                rustix::mount::mount("job", &private, "tmpfs", none, None::<&std::ffi::CStr>).expect("tmpfs");
+                make_the_jobs_own(&private);
                 fs::write(private.join("of-the-job"), "").expect("tmpfs");
             }
             built = Some(builder.build(inputs(&image, &private)));
@@ -131,6 +134,44 @@ fn a_process_that_shares_only_memory_can_hand_over() {
         assert_eq!(inside(&container, "/data"), [expected]);
     }
     assert_eq!(fs::read_dir(&private).expect("lab").count(), 1, "the host's directory is as it was");
+}
+
+/// And as the user: root could write everywhere.
+#[test]
+fn a_container_is_saved_where_the_job_may_write() {
+    let Some((dir, image)) = lab() else { return };
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("lab");
+    let private = dir.path().join("private");
+    fs::create_dir_all(private.join("of-the-host")).expect("lab");
+    chown(private.join("of-the-host"), Some(54321), None).expect("root");
+    for (name, refused) in [
+        ("of-the-host", Some("is no directory here")),
+        ("of-root", Some("Permission denied")),
+        ("of-the-user", None),
+    ] {
+        let file = private.join(name).join("x.squashfs");
+        let mut inputs = inputs(&image, Path::new("/etc"));
+        inputs.request.save = Some(AbsPath::parse(&file.to_string_lossy()).expect("path"));
+        let builder = Builder::start().expect("thread");
+        let (mut built, mut theirs) = (None, None);
+        sys::in_memory_sharing_child(true, || {
+            make_the_jobs_own(&private);
+            for own in ["of-root", "of-the-user"] {
+                fs::create_dir(private.join(own)).expect("tmpfs");
+            }
+            chown(private.join("of-the-user"), Some(54321), None).expect("root");
+            theirs = fs::metadata("/proc/self/ns/mnt").ok().map(|namespace| namespace.ino());
+            built = Some(builder.build(inputs));
+        });
+        match (built.expect("the child ran"), refused) {
+            (Ok(container), None) => {
+                let view = container.saved.expect("saving was asked for").view;
+                assert_eq!(rustix::fs::fstat(view).ok().map(|view| view.st_ino), theirs);
+            }
+            (Err(failure), Some(why)) => assert!(failure.what().contains(why), "{}", failure.what()),
+            (built, _) => panic!("{name}: {built:?}"),
+        }
+    }
 }
 
 #[test]

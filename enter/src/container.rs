@@ -45,9 +45,8 @@ pub struct Container {
     pub(crate) others: Vec<Owned>,
     /// The user namespace in which the user is root, where one was asked for.
     pub(crate) user: Option<OwnedFd>,
-    /// The tree to save, where saving is asked for and it is not just the image: the root with its changes and without
-    /// what is mounted in it, read-only, close-on-exec.
-    pub saved: Option<OwnedFd>,
+    /// What is to be saved, where saving is asked for.
+    pub saved: Option<Unsaved>,
     /// The processes that serve the image and other SquashFS files.
     pub(crate) servers: Vec<Served>,
     /// Whose it is.
@@ -55,6 +54,15 @@ pub struct Container {
     /// What lets other steps join; held open for them.
     #[expect(dead_code, reason = "a descriptor that others read")]
     pub(crate) told: OwnedFd,
+}
+
+/// What a container is saved from. Both descriptors are close-on-exec.
+#[derive(Debug)]
+pub struct Unsaved {
+    /// The root with its changes and without what is mounted in it, read-only. None: it is just the image.
+    pub tree: Option<OwnedFd>,
+    /// The mount namespace that image and sources were opened in: the job's, where it has private directories.
+    pub view: OwnedFd,
 }
 
 impl Container {

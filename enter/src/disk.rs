@@ -23,8 +23,8 @@ use crate::call::{new_mount, open_own, shown, Broken, Called, During};
 use crate::deadline::Deadline;
 use crate::failure::{reason, Failed, Failure, Phase};
 use crate::loopdev::{self, Access};
-use crate::program::{cstr, last_words, Identity, Named, Program};
-use crate::sys::{spawn_confined, wait};
+use crate::program::{cstr, last_words, proc, Identity, Named, Program};
+use crate::sys::{spawn_confined, wait, KILLED};
 
 /// How long mkfs.ext4 may take; it writes little, whatever the size.
 const TIME: Duration = Duration::from_secs(20);
@@ -121,6 +121,7 @@ impl Disk<'_> {
 
     fn format(&self, mkfs: &std::ffi::CStr, file: &OwnedFd, deadline: &Deadline) -> Result<(), Failure> {
         let null = open_own("/dev/null", OFlags::RDWR).during(self.phase)?;
+        let proc = proc().during(self.phase)?;
         let (messages, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
             .map_err(|e| Broken::new("pipe2", e).during(self.phase))?;
         let arguments: Vec<_> = ARGUMENTS.iter().map(|word| cstr(word)).collect();
@@ -129,6 +130,7 @@ impl Disk<'_> {
             arguments: &arguments,
             environment: &[],
             descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), file.as_fd()],
+            proc: proc.as_fd(),
             cgroups: &[],
             limits: LIMITS,
             identity: Some(Identity { uid: 0, gid: 0, gids: &[] }),
@@ -137,16 +139,16 @@ impl Disk<'_> {
         let ended = ends(pid, Instant::now() + TIME, deadline);
         // Whether it has ended or had its time.
         let _ = kill_process(pid, Signal::KILL);
-        let status = wait(pid);
+        let status = wait(pid, KILLED);
         drop(stderr);
-        if let (Ok(true), 0) = (&ended, status) {
+        if let (Ok(true), Some(0)) = (&ended, status) {
             return Ok(());
         }
         let call = match ended {
             Ok(false) => format!("mkfs.ext4 did not end within {} s", TIME.as_secs()),
             _ => match last_words(messages) {
                 Some(words) => format!("mkfs.ext4 said: {words}"),
-                None => format!("mkfs.ext4 ended with status {status:#x}"),
+                None => format!("mkfs.ext4 ended with status {:#x}", status.unwrap_or_default()),
             },
         };
         let advice = Some("the node's disk may be full or broken; tell the administrator".into());

@@ -15,7 +15,7 @@ use crate::builder::Inputs;
 use crate::call::{new_mount, open_own, Broken, Called, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::loopdev::IMAGE;
-use crate::program::{cstr, last_words, Identity, Named, Program};
+use crate::program::{cstr, last_words, proc, Identity, Named, Program};
 use crate::server::Served;
 use crate::sys::spawn_server;
 
@@ -74,12 +74,14 @@ pub(crate) fn mount(
     let (messages, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|e| Broken::new("pipe2", e).during(Phase::Mount))?;
     let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Mount)?;
+    let proc = proc().during(Phase::Mount)?;
     let arguments = ["squashfuse_ll", "-f", "/proc/self/fd/3", "/dev/fd/4"].map(cstr);
     let server = Program {
         path: &program,
         arguments: &arguments,
         environment: &[],
         descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), image.as_fd(), device.as_fd()],
+        proc: proc.as_fd(),
         cgroups: &[],
         limits: &[],
         identity: owner.identity,

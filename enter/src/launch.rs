@@ -1,6 +1,7 @@
 //! One build, start to end: observe, decide, act (docs/architecture.md). Runs on the builder thread.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 
 use grus_core::image::ImageMeta;
 use grus_core::name::Name;
@@ -14,13 +15,14 @@ use crate::apply::{apply, Act, Root};
 use crate::builder::Inputs;
 use crate::cache::{self, Answer};
 use crate::call::During;
-use crate::container::Container;
+use crate::container::{Container, Unsaved};
 use crate::credentials::Credentials;
 use crate::deadline::Deadline;
 use crate::failure::{Failure, Phase};
 use crate::image::Image;
 use crate::kept::Keeper;
 use crate::late::Late;
+use crate::mount_namespace::here;
 use crate::namespaces::{own as own_namespaces, root_of_its_own};
 use crate::node_ruling::ruling;
 use crate::own::Maker;
@@ -31,9 +33,9 @@ use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::timing::Clock;
 use crate::upper::Admitted;
-use crate::verify::{dev_null, verify};
+use crate::verify::{verify, Node};
 use crate::volatile::Volatile;
-use crate::{cdi, fuse, repository};
+use crate::{cdi, fuse, repository, saving};
 
 /// What a container's root is made of, and what is known of it.
 #[derive(Debug)]
@@ -113,6 +115,10 @@ pub(crate) fn container(
     let keeper = Keeper::of(&inputs, deadline)?;
     clock.enter(Phase::Handover);
     follow()?;
+    if let Some(file) = &inputs.request.save {
+        progress.at(Phase::Save);
+        can_save_to(file, &credentials)?;
+    }
     let ground = match keeper {
         None => image(&inputs, &credentials, deadline, &mut clock, &progress)?,
         Some(keeper) => {
@@ -171,12 +177,12 @@ fn on(
     progress.at(Phase::Rootfs);
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
-    let (null, others) = (dev_null()?, own_namespaces(plan.namespaces)?);
-    let (user_ids, save) = ((inputs.uid, inputs.gid), inputs.request.save.is_some());
-    let act = Act { plan: &plan, root, sources: &sources, own, user: user_ids, volatile, save };
-    let (namespace, saved) = apply(act, &mut clock)?;
+    let (node, others) = (Node::open()?, own_namespaces(plan.namespaces)?);
+    let (ids, view) = ((inputs.uid, inputs.gid), view(inputs)?);
+    let act = Act { plan: &plan, root, sources: &sources, own, user: ids, volatile, save: view.is_some() };
+    let (namespace, tree) = apply(act, &mut clock)?;
     progress.enter(Phase::Verify, &mut clock);
-    verify(&plan, &null, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
+    verify(&plan, &node, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
     let servers = maker.servers.into_inner();
     let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
     let told = running::told(inputs, &plan, joined).during(Phase::Verify)?;
@@ -184,7 +190,7 @@ fn on(
         namespace,
         others,
         user,
-        saved,
+        saved: view.map(|view| Unsaved { tree, view }),
         plan,
         ruling,
         meta,
@@ -195,6 +201,19 @@ fn on(
         uid: inputs.uid,
         told,
     })
+}
+
+/// The mount namespace that image and sources were opened in, for what saves the container.
+fn view(inputs: &Inputs) -> Result<Option<OwnedFd>, Failure> {
+    inputs.request.save.is_some().then(here).transpose().during(Phase::Save)
+}
+
+/// Judges where the container is to be saved: as the user, and from where image and sources are opened.
+fn can_save_to(file: &AbsPath, credentials: &Credentials) -> Result<(), Failure> {
+    credentials.switch(Opener::User).during(Phase::Credentials)?;
+    let judged = saving::check(file.as_path());
+    credentials.switch(Opener::Site).during(Phase::Credentials)?;
+    Ok(judged?)
 }
 
 /// Whether the plan makes something of the image writable; a root that is kept is so already.

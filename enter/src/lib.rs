@@ -61,7 +61,7 @@ mod verify;
 mod volatile;
 
 pub use builder::{Builder, Inputs, StepId, TIME_LIMIT};
-pub use container::{Container, Timings};
+pub use container::{Container, Timings, Unsaved};
 pub use failure::{Failed, Failure, Phase};
 pub use kept::remove as remove_kept;
 pub use saver::{Said, Saver};

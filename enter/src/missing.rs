@@ -4,14 +4,15 @@
 //! to be there is taken as it is. What is made belongs to the user, as all else in the root can be changed by him.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use grus_core::path::AbsPath;
-use grus_core::plan::{Kind, Made, Make};
+use grus_core::plan::{Kind, Made, Make, Opener};
 use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::call::{attach, clone_tree, make_in, open_in, stat, Broken, Called};
+use crate::apply::find;
+use crate::call::{attach, clone_tree, make_in, open_in, stat, Broken, Called, During};
+use crate::failure::{Failure, Phase};
 use crate::rootfs::kind;
 use crate::sources::Sources;
 
@@ -35,27 +36,29 @@ fn entry(root: &OwnedFd, path: &AbsPath, make: &Make, owner: (u32, u32)) -> Call
 
 /// Shows each link's target in its place by a bind, once all else is mounted. A link would stay in the root for
 /// others who have it, and dangle there: the host's libraries are this step's alone. Which target is a user's word, so
-/// it is opened as the user.
-pub(crate) fn links(root: &OwnedFd, skeleton: &[Made], sources: &Sources<'_>) -> Called<()> {
+/// it is opened as the user, and shown with what is mounted in it: a mount may be there to hide what it covers.
+pub(crate) fn links(root: &OwnedFd, skeleton: &[Made], sources: &Sources<'_>) -> Result<(), Failure> {
     for made in skeleton {
         let Make::Link(target) = &made.make else { continue };
-        let (tree, make) = {
-            let target_as_user =
-                || open_in(root.as_fd(), target.as_path(), OFlags::PATH, ResolveFlags::empty());
-            let file = sources.as_user(target_as_user)?;
-            let directory = kind(&stat(&file, target.as_path())?) == Kind::Directory;
-            let make = if directory { Make::Directory } else { Make::File };
-            (clone_tree(file.as_fd(), false, target.as_path())?, make)
-        };
-        let find = |path: &Path| open_in(root.as_fd(), path, OFlags::PATH, ResolveFlags::empty());
-        let place = match find(made.path.as_path()) {
-            Err(Broken { errno: Errno::NOENT, .. }) => {
-                entry(root, &made.path, &make, (0, 0))?;
-                find(made.path.as_path())?
+        let (tree, make) = shown_at(root, target, sources).during(Phase::Binds)?;
+        let place = match find(root, &made.path, Opener::User, sources)? {
+            Some(found) => found,
+            None => {
+                entry(root, &made.path, &make, (0, 0)).during(Phase::Binds)?;
+                let gone = || Broken::new(format!("mount on {}", made.path), Errno::NOENT);
+                find(root, &made.path, Opener::User, sources)?.ok_or_else(|| gone().during(Phase::Binds))?
             }
-            found => found?,
         };
-        attach(tree.as_fd(), place.as_fd(), made.path.as_path())?;
+        attach(tree.as_fd(), place.as_fd(), made.path.as_path()).during(Phase::Binds)?;
     }
     Ok(())
+}
+
+/// A copy of what a link leads to, and what it is shown on.
+fn shown_at(root: &OwnedFd, target: &AbsPath, sources: &Sources<'_>) -> Called<(OwnedFd, Make)> {
+    let path = target.as_path();
+    let file = sources.as_user(|| open_in(root.as_fd(), path, OFlags::PATH, ResolveFlags::empty()))?;
+    let directory = kind(&stat(&file, path)?) == Kind::Directory;
+    let make = if directory { Make::Directory } else { Make::File };
+    Ok((clone_tree(file.as_fd(), true, path)?, make))
 }

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::Resource;
 
-use crate::call::{open, shown, stat, During};
+use crate::call::{open, open_own, shown, stat, Called, During};
 use crate::failure::{reason, Failure, Phase};
 use crate::trust::{is_regular, path_of, why_not_roots};
 
@@ -85,6 +85,11 @@ impl Named<'_> {
     }
 }
 
+/// The node's /proc, for a [`Program`]; while the thread's root is the node's.
+pub(crate) fn proc() -> Called<OwnedFd> {
+    open_own("/proc", OFlags::PATH | OFlags::DIRECTORY)
+}
+
 /// A text without a NUL.
 pub(crate) fn cstr(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
@@ -140,6 +145,9 @@ pub(crate) struct Program<'a> {
     pub environment: &'a [CString],
     /// What becomes its descriptors from 0 on; at most [`MOST_DESCRIPTORS`].
     pub descriptors: &'a [BorrowedFd<'a>],
+    /// The node's /proc: there it gives up slurmstepd's exemption from the OOM killer. Not by its path, where the caller is
+    /// in a container, whose /proc is whatever its user wants.
+    pub proc: BorrowedFd<'a>,
     /// Open `cgroup.procs` files of the cgroups that it is to be in, if not in its caller's.
     pub cgroups: &'a [BorrowedFd<'a>],
     /// Limits of its own, hard and soft (setrlimit(2)).

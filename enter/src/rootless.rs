@@ -43,7 +43,7 @@ use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::sys::{confine, filter_calls, set_host_name};
 use crate::timing::Clock;
-use crate::verify::{dev_null, verify};
+use crate::verify::{verify, Node};
 use crate::volatile::Volatile;
 
 mod running;
@@ -214,7 +214,7 @@ fn act(
     let volatile = Volatile { size: inputs.site.volatile.size, storage, who: None };
     own_namespaces(plan.namespaces)?;
     own.hostname.map_or(Ok(()), set_host_name).during(Phase::Namespace)?;
-    let null = dev_null()?;
+    let node = Node::open()?;
     let act = Act {
         plan: &plan,
         root: Root::Image(ground.mount),
@@ -231,7 +231,7 @@ fn act(
     clock.enter(Phase::Join);
     become_user(inputs, task, plan.remap_root)?;
     clock.enter(Phase::Verify);
-    verify(&plan, &null, &inputs.job.environment, None)?;
+    verify(&plan, &node, &inputs.job.environment, None)?;
     Ok(plan)
 }
 

@@ -101,7 +101,8 @@ pub(crate) fn join(inputs: &Inputs, job: u32, step: u32, mut clock: Clock) -> Re
     });
     let (running, namespace, others, user) = found.ok_or_else(|| not_there(job, step))?;
     let workdir = inputs.request.workdir.clone().or(running.workdir.clone());
-    let plan = LaunchPlan::of_joined(running.image.clone(), running.edits(), workdir);
+    let edits = running.edits(&inputs.request.env, &inputs.job.environment);
+    let plan = LaunchPlan::of_joined(running.image.clone(), edits, workdir);
     // The step that joins can be joined itself.
     let served = running.servers.iter().map(|(of, server)| Served::noted(of, *server));
     let servers: Vec<Served> =
@@ -159,20 +160,21 @@ impl Process {
     }
 
     /// Whether it is slurmstepd, as root, of this title: any process can have the title, and a set-user-id program
-    /// would have its user's real user id.
+    /// would have its user's real user id. The title is in the process's own memory, for which its user can make us wait
+    /// (mmap_lock, held while a file system of the user's own is asked): it is read last, of root's processes alone.
     fn is_daemon(&self, title: &str) -> bool {
-        let shown = self.read("cmdline", 4096).unwrap_or_default();
-        let Some(rest) = shown.strip_prefix(title.as_bytes()) else { return false };
-        if !title.ends_with('.') && !rest.starts_with(b"]") && !rest.starts_with(b"+") {
-            return false;
-        }
         let status = self.read("status", 64 << 10).unwrap_or_default();
         let status = String::from_utf8_lossy(&status);
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
         let ids: Vec<&str> = ids.split_whitespace().collect();
         // Real and saved: it may be acting as its user at the moment.
         let roots = ids.first() == Some(&"0") && ids.get(2) == Some(&"0");
-        roots && self.program().is_some_and(|program| Some(program) == own_program())
+        if !roots || !self.program().is_some_and(|program| Some(program) == own_program()) {
+            return false;
+        }
+        let shown = self.read("cmdline", 4096).unwrap_or_default();
+        let rest = shown.strip_prefix(title.as_bytes());
+        rest.is_some_and(|rest| title.ends_with('.') || rest.starts_with(b"]") || rest.starts_with(b"+"))
     }
 
     /// Its program's path, also where an upgrade has replaced that.

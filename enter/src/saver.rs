@@ -20,7 +20,8 @@ use rustix::process::{pidfd_open, pidfd_send_signal, waitpid, Pid, PidfdFlags, S
 
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{cstr, Identity, Named, Program, MAX_OUTPUT};
+use crate::mount_namespace::elsewhere;
+use crate::program::{cstr, proc, Identity, Named, Program, MAX_OUTPUT};
 use crate::server::processor_time;
 use crate::sys::{spawn_child, with_signals_blocked};
 
@@ -44,6 +45,8 @@ pub struct Saver<'a> {
     pub order: &'a str,
     /// The tree to save, if it is not just the image.
     pub tree: Option<OwnedFd>,
+    /// The mount namespace that its paths are of. What the job's mounts hide there, nobody reaches through it.
+    pub view: &'a OwnedFd,
     /// `cgroup.procs` of each cgroup that it is to be in.
     pub cgroups: &'a [File],
     /// User id.
@@ -68,13 +71,18 @@ pub struct Said {
 impl Saver<'_> {
     /// Runs it to its end. As root, in a process of which it becomes a child.
     pub fn run(self) -> Result<Said, Failure> {
-        self.run_with(IDLE)
+        self.run_for(IDLE)
+    }
+
+    fn run_for(self, idle: Duration) -> Result<Said, Failure> {
+        elsewhere(self.view, || self.run_with(idle)).during(PHASE)?
     }
 
     fn run_with(self, idle: Duration) -> Result<Said, Failure> {
         let (key, package) = ("pull.command", "grus");
         let program = Named { path: self.command, key, package, phase: PHASE }.trusted()?;
         let null = open_own("/dev/null", OFlags::RDWR).during(PHASE)?;
+        let proc = proc().during(PHASE)?;
         let [(output, to_output), (errors, to_errors)] = [pipe()?, pipe()?];
         let cgroups: Vec<BorrowedFd<'_>> = self.cgroups.iter().map(AsFd::as_fd).collect();
         let started = spawn_child_of(&Program {
@@ -82,6 +90,7 @@ impl Saver<'_> {
             arguments: &["grus", "save-container", self.order].map(cstr),
             environment: &[],
             descriptors: &[self.tree.as_ref().unwrap_or(&null).as_fd(), to_output.as_fd(), to_errors.as_fd()],
+            proc: proc.as_fd(),
             cgroups: &cgroups,
             limits: &[],
             identity: Some(Identity { uid: self.uid, gid: self.gid, gids: self.gids }),
@@ -118,7 +127,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
         .map_err(|e| Broken::new("pipe2", e).during(PHASE))
 }
 
-/// No handler of slurmstepd's runs in the process between clone(2) and execve(2), which shares its memory.
+/// No handler of slurmstepd's runs in the process between clone(2) and execve(2).
 fn spawn_child_of(program: &Program<'_>) -> Result<(Pid, OwnedFd), Failure> {
     let pid = with_signals_blocked(|| spawn_child(program)).during(PHASE)?;
     // Nobody has collected it, so the number is its own.
@@ -194,12 +203,21 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
     use std::os::unix::fs::PermissionsExt;
 
+    use rustix::mount::{mount, mount_change, MountFlags, MountPropagationFlags};
+
     use super::*;
+    use crate::mount_namespace::here;
+    use crate::sys::unshare;
 
     /// Runs a script in place of the program, as the user nobody. None: this cannot be tested here.
     fn run(script: &str, idle: Duration) -> Option<Result<Said, Failure>> {
+        run_in(&here().expect("proc"), script, idle)
+    }
+
+    fn run_in(view: &OwnedFd, script: &str, idle: Duration) -> Option<Result<Said, Failure>> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: not root");
             return None;
@@ -211,8 +229,8 @@ mod tests {
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("it is ours");
         let command = &AbsPath::parse(&program.to_string_lossy()).expect("a path");
         let (order, tree, cgroups) = ("{}", None, &[][..]);
-        let saver = Saver { command, order, tree, cgroups, uid: 65534, gid: 65534, gids: &[65534] };
-        Some(saver.run_with(idle))
+        let saver = Saver { command, order, tree, view, cgroups, uid: 65534, gid: 65534, gids: &[65534] };
+        Some(saver.run_for(idle))
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -248,6 +266,34 @@ mod tests {
         }
     }
 
+    /// As job_container/tmpfs does: a directory of the job's own in place of the host's.
+    #[test]
+    fn it_has_the_jobs_directories_and_lives_while_it_is_waited_for() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir_in("/run").expect("a directory");
+        std::fs::write(dir.path().join("of-the-host"), "").expect("it is ours");
+        let view = std::thread::scope(|scope| {
+            let make = || {
+                unshare(true).expect("root may");
+                mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+                    .expect("private");
+                mount("job", dir.path(), "tmpfs", MountFlags::empty(), None::<&CStr>).expect("tmpfs");
+                std::fs::write(dir.path().join("of-the-job"), "").expect("tmpfs");
+                here().expect("proc")
+            };
+            scope.spawn(make).join().expect("no panic")
+        });
+        let script = format!("sleep 1; ls {}; readlink /proc/self/ns/mnt", dir.path().display());
+        let said = run_in(&view, &script, LONG).expect("root").expect("it runs");
+        let inode = rustix::fs::fstat(&view).expect("a live descriptor").st_ino;
+        assert_eq!((said.output, said.status), (format!("of-the-job\nmnt:[{inode}]\n"), Some(0)));
+        // The caller has stayed where it was.
+        assert!(dir.path().join("of-the-host").exists());
+    }
+
     #[test]
     fn a_program_that_others_can_have_written_is_not_run() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -255,7 +301,8 @@ mod tests {
         std::fs::write(&program, "#!/bin/sh\n").expect("a file");
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o777)).expect("it is ours");
         let command = &AbsPath::parse(&program.to_string_lossy()).expect("a path");
-        let saver = Saver { command, order: "", tree: None, cgroups: &[], uid: 1, gid: 1, gids: &[] };
+        let view = &here().expect("proc");
+        let saver = Saver { command, order: "", tree: None, view, cgroups: &[], uid: 1, gid: 1, gids: &[] };
         let refused = saver.run().expect_err("it is not root's alone");
         assert!(refused.what().contains("is not trusted"), "{}", refused.what());
     }

@@ -8,7 +8,7 @@
 //! A thread looks every few seconds whether anybody waits at all, which is one read of a file in memory; only then, and
 //! if it was so before, it looks at processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,6 +29,10 @@ use crate::sys::with_signals_blocked;
 /// How often is looked. A connection is given up at the third look after a kill at most: well within Slurm's
 /// `UnkillableStepTimeout` of 60 s.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many looks more a server that waits for its file system is given where another step has the container too. It is
+/// given up 45 s after a kill at most: a node that is drained would serve that step no better.
+const PATIENCE: u32 = 6;
 
 /// SIGKILL in the masks of proc_pid_status(5).
 const SIGKILL: u64 = 1 << 8;
@@ -127,19 +131,23 @@ impl Connection {
 
 fn watch(connections: &[Connection], namespace: u64, ended: &Receiver<()>, told: impl Fn(&str)) {
     let mut before = false;
+    let mut held = 0;
     let mut killed = BTreeSet::new();
     while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         let waited_for: Vec<_> = connections.iter().filter(|connection| connection.is_waited_for()).collect();
         if waited_for.is_empty() || !before {
             before = !waited_for.is_empty();
+            held = 0;
             killed.clear();
             continue;
         }
-        let seen = Seen::of(namespace);
-        if seen.killed.intersection(&killed).next().is_some() {
+        let seen = Seen::of(|thread| is_inside(thread, namespace));
+        let still = seen.killed.intersection(&killed).next().is_some();
+        held = if still && seen.others.is_empty() { held + 1 } else { 0 };
+        if still {
             // A server that waits for its file system will answer once that does; only where nobody else is in the
             // container can no harm come of not waiting.
-            let hopeless = waited_for.iter().filter(|c| !seen.others || !waits_in_kernel(c.server));
+            let hopeless = waited_for.iter().filter(|c| !waits_in_kernel(c.server) || seen.is_hopeless(held));
             for connection in hopeless {
                 if connection.give_up().is_ok() {
                     told(&connection.of);
@@ -150,34 +158,71 @@ fn watch(connections: &[Connection], namespace: u64, ended: &Receiver<()>, told:
     }
 }
 
-/// The processes of a mount namespace.
+/// Processes of which a thread is somewhere.
 #[derive(Debug, Default)]
 struct Seen {
     /// Those that have been killed and not gone yet.
     killed: BTreeSet<u32>,
-    /// Whether there are others.
-    others: bool,
+    /// Others.
+    others: BTreeSet<u32>,
 }
 
 impl Seen {
-    fn of(namespace: u64) -> Self {
+    fn of(mut is_there: impl FnMut(&Path) -> bool) -> Self {
         let mut seen = Self::default();
         for pid in numbers(Path::new("/proc")) {
             let threads = Path::new("/proc").join(pid.to_string()).join("task");
             // A first thread that has ended is in no namespace, its siblings are.
-            let inside = |thread: &u32| is_inside(&threads.join(thread.to_string()), namespace);
-            if !inside(&pid)
-                && (!has_ended(&threads.join(pid.to_string())) || !numbers(&threads).any(|t| inside(&t)))
-            {
+            let mut there = |thread: u32| is_there(&threads.join(thread.to_string()));
+            if !there(pid) && (!has_ended(&threads.join(pid.to_string())) || !numbers(&threads).any(there)) {
                 continue;
             }
             match numbers(&threads).any(|thread| is_killed(&threads.join(thread.to_string()))) {
-                true => _ = seen.killed.insert(pid),
-                false => seen.others = true,
-            }
+                true => seen.killed.insert(pid),
+                false => seen.others.insert(pid),
+            };
         }
         seen
     }
+
+    /// Whether it is not worth waiting for a server that waits for its file system, at the `held`th look that finds none
+    /// but killed tasks of this step.
+    fn is_hopeless(&self, held: u32) -> bool {
+        self.others.is_empty() && (held > PATIENCE || self.are_all())
+    }
+
+    /// Whether these are all that have their container's root. Steps of one `--container-name` have it in a namespace
+    /// each.
+    fn are_all(&self) -> bool {
+        let root = self.killed.iter().find_map(|pid| {
+            let threads = Path::new("/proc").join(pid.to_string()).join("task");
+            numbers(&threads).find_map(|thread| root_of(&mounts(&threads.join(thread.to_string()))))
+        });
+        // Else they have gone in the meantime.
+        let Some(root) = root else { return false };
+        let mut known = BTreeMap::new();
+        let has_root = |thread: &Path| {
+            let Ok(namespace) = fs::read_link(thread.join("ns/mnt")) else { return false };
+            *known.entry(namespace).or_insert_with(|| has_device(&mounts(thread), &root))
+        };
+        Seen::of(has_root).others.is_subset(&self.killed)
+    }
+}
+
+/// The mounts that a thread sees (proc_pid_mountinfo(5)); empty where it has ended.
+fn mounts(thread: &Path) -> String {
+    fs::read(thread.join("mountinfo"))
+        .map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into())
+}
+
+/// The device of the root, which no other file system has.
+fn root_of(mounts: &str) -> Option<String> {
+    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"))?;
+    root.split(' ').nth(2).map(str::to_owned)
+}
+
+fn has_device(mounts: &str, device: &str) -> bool {
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some(device))
 }
 
 /// Entries that are numbers.
@@ -207,12 +252,51 @@ fn field(thread: &Path, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::os::fd::AsRawFd;
+    use std::process::{Command, Stdio};
 
     use rustix::fs::{statx, AtFlags, StatxFlags};
 
     use super::*;
     use crate::call::open_own;
+
+    #[test]
+    fn who_has_the_root_in_another_namespace_is_seen() {
+        let text = "7 1 0:9 / /proc rw - x x rw\n8 1 0:41 / / rw - overlay grus rw\n";
+        assert_eq!(root_of(text).as_deref(), Some("0:41"));
+        assert!(has_device(text, "0:9") && !has_device(text, "0:4") && root_of("").is_none());
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: not root");
+        }
+        let dir = tempfile::tempdir_in("/run").expect("a directory");
+        // As two steps of one name: a root of their own, in a namespace each.
+        let script = "mount -t tmpfs grus $0 && cd $0 && mkdir usr && mount --bind /usr usr && ln -s usr/* . || exit\n\
+                      unshare -m chroot . /bin/sleep 60 & echo $!; exec chroot . /bin/sleep 60";
+        let mut first = Command::new("unshare");
+        first.args(["-m", "sh", "-c", script]).arg(dir.path()).stdout(Stdio::piped());
+        let mut first = first.spawn().expect("unshare");
+        let mut second = String::new();
+        let said = first.stdout.take().expect("piped");
+        BufReader::new(said).read_line(&mut second).expect("a line");
+        let own = |pid: u32| root_of(&mounts(&Path::new("/proc").join(pid.to_string())));
+        while own(first.id()) == own(std::process::id()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let seen = Seen { killed: [first.id()].into(), others: BTreeSet::new() };
+        let waited = (seen.is_hopeless(1), seen.is_hopeless(PATIENCE), seen.is_hopeless(PATIENCE + 1));
+        let ended = Command::new("kill").args(["-9", second.trim()]).status();
+        let gone = || own(second.trim().parse().expect("a number")).is_none();
+        while !gone() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let alone = seen.is_hopeless(1);
+        let others = Seen { others: [1].into(), ..seen };
+        first.kill().and_then(|()| first.wait()).expect("it is there");
+        assert!(ended.expect("kill").success());
+        assert_eq!((waited, alone), ((false, false, true), true));
+        assert!(!others.is_hopeless(PATIENCE + 1), "some of the step's own");
+    }
 
     #[test]
     fn a_connection_of_another_user_is_not_given_up() {

@@ -20,8 +20,8 @@ use rustix::process::{kill_process, Resource, Signal};
 
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{cstr, said, Identity, Named, Program};
-use crate::sys::{spawn_confined, wait};
+use crate::program::{cstr, proc, said, Identity, Named, Program};
+use crate::sys::{spawn_confined, wait, KILLED};
 
 /// How long it may take. Some 2 million inodes take a second or two, from a disk that is not slow.
 pub(crate) const TIME: Duration = Duration::from_secs(60);
@@ -46,12 +46,14 @@ pub(crate) fn check(
         .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
         .map_err(|e| Broken::new("pipe2", e).during(phase))?;
     let null = open_own("/dev/null", OFlags::RDWR).during(phase)?;
+    let proc = proc().during(phase)?;
     let arguments = ["grus", "verify", "-"].map(cstr);
     let pid = spawn_confined(&Program {
         path: &program,
         arguments: &arguments,
         environment: &[],
         descriptors: &[image.as_fd(), null.as_fd(), end.as_fd()],
+        proc: proc.as_fd(),
         cgroups: &[],
         limits: LIMITS,
         identity,
@@ -63,9 +65,9 @@ pub(crate) fn check(
     if words.is_err() {
         let _ = kill_process(pid, Signal::KILL);
     }
-    let status = wait(pid);
+    let status = wait(pid, KILLED);
     let name = printable(&path.to_string_lossy());
-    match (words, libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status))) {
+    match (words, status.filter(|status| libc::WIFEXITED(*status)).map(|status| libc::WEXITSTATUS(status))) {
         (Ok(_), Some(0)) => Ok(()),
         (Ok(words), Some(BROKEN)) => Err(told(&name, &String::from_utf8_lossy(&words)).into()),
         (words, _) => {

@@ -19,8 +19,8 @@ use rustix::process::{kill_process, Resource, Signal};
 
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{said, Identity, Program};
-use crate::sys::{spawn_confined, wait};
+use crate::program::{proc, said, Identity, Program};
+use crate::sys::{spawn_confined, wait, KILLED};
 
 /// How long the loader may take. A cold file system behind the image is the slow part.
 const TIME: Duration = Duration::from_secs(20);
@@ -28,22 +28,31 @@ const TIME: Duration = Duration::from_secs(20);
 /// Processor seconds, address space, no core file; ld.so itself is one process.
 const LIMITS: &[(Resource, u64)] = &[(Resource::Cpu, 10), (Resource::As, 16 << 30), (Resource::Core, 0)];
 
-/// The node's /dev/null, for [`verify`]. To be opened while the thread's root is the node's: the container's /dev/null
-/// is whatever its user wants, and this is root.
-pub(crate) fn dev_null() -> Result<OwnedFd, Failure> {
-    open_own("/dev/null", OFlags::RDWR).during(Phase::Verify)
+/// What [`verify`] needs of the node. To be opened while the thread's root is the node's: the container's /dev and /proc
+/// are whatever its user wants, and this is root.
+#[derive(Debug)]
+pub(crate) struct Node {
+    null: OwnedFd,
+    proc: OwnedFd,
+}
+
+impl Node {
+    pub fn open() -> Result<Self, Failure> {
+        let null = open_own("/dev/null", OFlags::RDWR).during(Phase::Verify)?;
+        Ok(Self { null, proc: proc().during(Phase::Verify)? })
+    }
 }
 
 /// Does what the plan wants to be verified. Runs on a thread that is in the container's namespace. `job` is the job's
 /// environment; `identity` is whom the loader runs as, None: as whom the thread does.
 pub(crate) fn verify(
     plan: &LaunchPlan,
-    null: &OwnedFd,
+    node: &Node,
     job: &BTreeMap<String, String>,
     identity: Option<Identity<'_>>,
 ) -> Result<(), Failure> {
     let (Some(check), Some(stack)) = (&plan.check, &plan.stack) else { return Ok(()) };
-    let output = trace(check, null, &environment(plan, job), identity)?;
+    let output = trace(check, node, &environment(plan, job), identity)?;
     judge_trace(check, &output).map_err(|why| {
         let what = format!("host stack '{}' in this image, {}: {why}", printable(stack), check.object);
         Refusal::image(what)
@@ -55,7 +64,7 @@ pub(crate) fn verify(
 /// What the loader says.
 fn trace(
     check: &Check,
-    null: &OwnedFd,
+    node: &Node,
     environment: &[CString],
     identity: Option<Identity<'_>>,
 ) -> Result<String, Failure> {
@@ -69,7 +78,8 @@ fn trace(
         path: &loader,
         arguments: &arguments,
         environment,
-        descriptors: &[null.as_fd(), end.as_fd(), end.as_fd()],
+        descriptors: &[node.null.as_fd(), end.as_fd(), end.as_fd()],
+        proc: node.proc.as_fd(),
         cgroups: &[],
         limits: LIMITS,
         identity,
@@ -79,7 +89,7 @@ fn trace(
     let said = said(output, TIME);
     // At the end of its output it has told everything; else it has had its time.
     let _ = kill_process(pid, Signal::KILL);
-    wait(pid);
+    wait(pid, KILLED);
     match said {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(why) => Err(Failure::Failed(Failed {

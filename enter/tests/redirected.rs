@@ -135,3 +135,106 @@ fn what_a_ruling_names_is_made_in_the_root_and_opened_as_the_user() {
     let _ = fs::remove_dir("/tmp/grus-redirected-too");
     assert!(!shown.out.contains(SECRET), "{shown:?}");
 }
+
+#[test]
+fn a_ruling_shows_nothing_that_a_mount_hides() {
+    let mut lab = lab!();
+    let image = lab.image("a", |_| ());
+    let open = lab.dir("open", 0o755);
+    let hidden = lab.dir("open/hidden", 0o755);
+    lab.file("open/hidden/file", SECRET, 0o644);
+    lab.tmpfs(&hidden);
+    let ruling = ruling(&lab, r#""/opt/all":"/h""#, "null");
+    let contain = Contain::new(&image).option("--writable", "yes").option("--ruling", &ruling);
+    let ran = contain.mount(&on(&open, "/h")).sh("ls -A /h /h/hidden /opt/all /opt/all/hidden");
+    assert_eq!(ran.ok(), "/h:\nhidden\n\n/h/hidden:\n\n/opt/all:\nhidden\n\n/opt/all/hidden:\n");
+}
+
+/// Whether a launch tells of a name in a directory that is closed to the user whether it is there.
+fn tells(contain: impl Fn(&str) -> Contain) -> bool {
+    let [there, missing] = ["file", "none"].map(|name| {
+        let ran = contain(name).sh("true");
+        (ran.code, ran.out, ran.err.replace(name, "NAME"))
+    });
+    assert!(there.2.contains("Permission denied"), "it was found: {there:?}");
+    there != missing
+}
+
+#[test]
+fn no_launch_tells_what_is_in_a_closed_directory() {
+    let lab = lab!();
+    let (roots, users) = (roots(&lab), lab.dir("users", 0o755));
+    let closed = roots.join("closed");
+    let image = lab.image("a", |tree| {
+        for name in ["file", "none"] {
+            symlink(format!("/m/closed/{name}"), tree.join("opt").join(name)).expect("tree");
+        }
+    });
+    // By a link of the user's in a directory that the site binds.
+    let shared = tempfile::Builder::new().prefix("grus-").tempdir_in("/dev/shm").expect("a directory");
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).expect("lab");
+    symlink(&closed, shared.path().join("l")).expect("lab");
+    let in_shared = |name: &str| {
+        let at = shared.path().join("l").join(name);
+        Contain::new(&image).mount(&format!("/etc/hostname:{}", at.display()))
+    };
+    assert!(!tells(in_shared), "in a bind of the site's");
+    // By one that leads to a file of the user's on the host, and elsewhere in the container.
+    let decoys = tempfile::Builder::new().prefix("grus-").tempdir_in("/tmp").expect("a directory");
+    fs::set_permissions(decoys.path(), fs::Permissions::from_mode(0o755)).expect("lab");
+    fs::create_dir_all(decoys.path().join("m/closed")).expect("lab");
+    for name in ["file", "none"] {
+        let decoy = decoys.path().join("m/closed").join(name);
+        fs::write(&decoy, "").expect("lab");
+        symlink(&decoy, users.join(name)).expect("lab");
+    }
+    let other_here = |name: &str| {
+        let contain = Contain::new(&image).mount(&on(&roots, &decoys.path().join("m").to_string_lossy()));
+        contain.mount(&on(&users, "/a/b/c/d")).mount(&format!("/etc/hostname:/a/b/c/d/{name}"))
+    };
+    assert!(!tells(other_here), "by a link of the user's");
+    // By one in the root, where a ruling puts something.
+    let ruled = |name: &str| {
+        let ruling = ruling(&lab, &format!(r#""/opt/{name}":"/etc/passwd""#), "null");
+        let contain = Contain::new(&image).option("--writable", "yes").option("--ruling", &ruling);
+        contain.mount(&on(&roots, "/m"))
+    };
+    assert!(!tells(ruled), "by a ruling");
+}
+
+#[test]
+fn a_site_may_mount_in_what_is_closed_to_the_user() {
+    let lab = lab!();
+    let roots = roots(&lab);
+    lab.dir("roots/closed/sub", 0o755);
+    let image = lab.image("a", |_| ());
+    let site = format!(
+        "mounts.site=['/usr:/usr:ro','{}:/c','{}:/c/sub']",
+        roots.join("closed").display(),
+        roots.join("etc").display()
+    );
+    let ran = Contain::new(&image).bare().site(&site).sh("grep -c ' /c/sub ' /proc/self/mountinfo");
+    assert_eq!(ran.ok(), "1\n");
+}
+
+#[test]
+fn nothing_is_mounted_over_the_containers_root() {
+    let lab = lab!();
+    let users = with_link(&lab, "/");
+    let image = lab.image("a", |tree| {
+        symlink("/", tree.join("l")).expect("tree");
+        symlink("..", tree.join("opt/x")).expect("tree");
+    });
+    let contain = || Contain::new(&image);
+    let ruling = ruling(&lab, r#""/opt/x":"/a""#, "null");
+    for contain in [
+        contain().mount(&on(&users, "/l")),
+        contain().mount("type=tmpfs,destination=/l"),
+        contain().mount(&on(&users, "/a")).mount(&on(&users, "/a/b/s")),
+        contain().option("--writable", "yes").mount(&on(&users, "/a")).option("--ruling", &ruling),
+        contain().volatile("/l"),
+    ] {
+        let err = contain.sh("ls /").refused();
+        assert!(err.contains("'/'") && err.contains("hint: "), "{err}");
+    }
+}

@@ -4,9 +4,17 @@
 
 mod support;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use support::{eventually, Contain, Lab, Ran, UID};
 
@@ -112,6 +120,99 @@ fn the_loader_is_the_user_alone_in_its_container() {
     assert_eq!(lines[4..7], ["LD_BIND_NOW=1", "LD_TRACE_LOADED_OBJECTS=1", "LD_WARN=1"], "{told}");
     // Its own three, and that of `ls` on the directory.
     assert_eq!(lines[7..], ["0", "1", "2", "3"], "{told}");
+}
+
+/// Bind mounts of the user's and links of the image's in place of /proc.
+#[test]
+fn root_writes_to_no_file_that_the_container_has_in_proc() {
+    let lab = lab!();
+    let (precious, out) = (lab.dir("precious", 0o755), lab.dir("out", 0o777));
+    let file = lab.file("precious/file", "root's own", 0o644);
+    let swapped = Swapped::new(&lab, &format!("echo ran >/out/ran; {LISTED}"));
+    let proc = lab.dir("proc", 0o755);
+    lab.dir("proc/self", 0o755);
+    symlink("/m/file", proc.join("self/oom_score_adj")).expect("lab");
+    let on = |source: &Path, destination: &str| format!("{}:{destination}", source.display());
+    let contain = swapped.contain().mount(&on(&precious, "/m")).mount(&on(&out, "/out"));
+    // The image's own /proc, and what is over the node's by another name.
+    let image = lab.image("proc-of-the-images", |tree| {
+        for dir in ["proc/self", "opt/app"] {
+            fs::create_dir_all(tree.join(dir)).expect("tree");
+        }
+        symlink("/m/file", tree.join("proc/self/oom_score_adj")).expect("tree");
+        symlink("/proc", tree.join("x")).expect("tree");
+        fs::write(tree.join("opt/app/libmpi.so.12"), "image\n").expect("tree");
+        loader(tree, &format!("echo ran >/out/ran; {LISTED}"));
+    });
+    let own = Contain::new(&image).option("--ruling", &swapped.ruling.to_string_lossy());
+    let own = own.mount(&on(&precious, "/m")).mount(&on(&out, "/out"));
+    for contain in [own.mount("umount:/proc"), contain.mount(&on(&proc, "/proc"))] {
+        let ran = contain.sh("true");
+        assert_eq!(fs::read_to_string(&file).expect("lab"), "root's own", "root wrote for the user: {ran:?}");
+    }
+    assert!(out.join("ran").exists(), "no loader ran");
+}
+
+#[test]
+fn a_loader_whose_file_system_does_not_answer_keeps_no_launch() {
+    let lab = lab!();
+    let users = lab.dir("users", 0o755);
+    let at = lab.dir("users/silent", 0o755);
+    let silent = Silent::mount(&at);
+    let swapped = Swapped::new(&lab, LISTED);
+    let text = fs::read_to_string(&swapped.ruling).expect("lab");
+    fs::write(&swapped.ruling, text.replace("/opt/app/loader", "/m/silent/loader")).expect("lab");
+    let start = Instant::now();
+    let ran = swapped.contain().mount(&format!("{}:/m", users.display())).sh("true");
+    assert!(silent.was_asked(), "{ran:?}");
+    refused(ran, "execve(/m/silent/loader), which has not begun after 20 s");
+    assert!(start.elapsed() < Duration::from_secs(50), "it was not given up");
+}
+
+/// A FUSE file system of the test user's alone, which says hello and then answers nothing, also not that it will not:
+/// from then on no signal ends who asked.
+struct Silent {
+    at: PathBuf,
+    asked: Arc<AtomicBool>,
+}
+
+impl Silent {
+    fn mount(at: &Path) -> Self {
+        let device = File::options().read(true).write(true).open("/dev/fuse").expect("FUSE");
+        let options = format!("fd={},rootmode=40000,user_id={UID},group_id={UID}", device.as_raw_fd());
+        let options = CString::new(options).expect("no NUL");
+        rustix::mount::mount("silent", at, "fuse", MountFlags::empty(), options.as_c_str())
+            .expect("root may");
+        let asked = Arc::new(AtomicBool::new(false));
+        let (is_asked, mut device) = (Arc::clone(&asked), device);
+        std::thread::spawn(move || {
+            let mut request = vec![0; 1 << 20];
+            // FUSE_INIT (linux/fuse.h): answered with version 7.31 and nothing of what is offered.
+            let _ = device.read(&mut request).expect("the kernel begins");
+            let mut answer = vec![0u8; 16 + 64];
+            answer[..4].copy_from_slice(&80u32.to_ne_bytes());
+            answer[8..16].copy_from_slice(&request[8..16]);
+            answer[16..20].copy_from_slice(&7u32.to_ne_bytes());
+            answer[20..24].copy_from_slice(&31u32.to_ne_bytes());
+            answer[36..40].copy_from_slice(&4096u32.to_ne_bytes());
+            device.write_all(&answer).expect("the kernel listens");
+            while device.read(&mut request).is_ok() {
+                is_asked.store(true, Ordering::Relaxed);
+            }
+        });
+        Self { at: at.to_owned(), asked }
+    }
+
+    fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Forced, it ends the connection, which sets free whoever waits still (umount(2)).
+        let _ = rustix::mount::unmount(&self.at, UnmountFlags::FORCE | UnmountFlags::DETACH);
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ Exit status:
   66   no such image in the registry
 'grus run' ends as its program does; 125, 126 and 127 are as Docker's.";
 
-/// Container images for Slurm: fetched ahead of time, by one program, without a daemon
+/// Containers for Slurm: pulls and keeps images, runs them without Slurm, and tells what a job would get
 #[derive(Debug, Parser)]
 #[command(name = "grus", version, propagate_version = false, after_help = AFTER, max_term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = false)]

@@ -1,6 +1,6 @@
-//! `--container-save` on the step's first node: once its last task has ended, the site's `grus` program, as the user,
-//! writes the container. In task_exit, before Slurm tells srun of that end: later, in `exit`, whatever still runs is
-//! being killed.
+//! `--container-save` on the step's first node: once its last task has ended, the site's `grus` program, as the user and
+//! with the job's private directories in view, writes the container. In task_exit, before Slurm tells srun of that end:
+//! later, in `exit`, whatever still runs is being killed.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -11,8 +11,7 @@ use grus_core::path::AbsPath;
 use grus_core::request::Request;
 use grus_core::saving::Order;
 use grus_core::site::Site;
-use grus_core::Refusal;
-use grus_enter::{saving, Container, Said, Saver};
+use grus_enter::{Container, Said, Saver, Unsaved};
 use slurm_spank::SpankHandle;
 
 use crate::{abi, cgroup, say};
@@ -34,24 +33,18 @@ pub struct Save {
     cgroups: BTreeMap<i32, Vec<PathBuf>>,
 }
 
-/// For the step's first node: the others' request asks for nothing. In user_init, with the user's effective id, so
-/// that a file that cannot be written is told before any work is done.
-pub fn prepare(
-    request: &mut Request,
-    site: &Site,
-    who: &abi::Identity,
-    spank: &SpankHandle,
-) -> Result<Option<Save>, Refusal> {
+/// For the step's first node: the others' request asks for nothing. In user_init, before the container is built, which
+/// tells of a file that cannot be written before any work is done.
+pub fn prepare(request: &mut Request, site: &Site, who: &abi::Identity, spank: &SpankHandle) -> Option<Save> {
     // A container that is joined is another step's to save.
-    let Some(file) = request.save.clone().filter(|_| !request.joins()) else { return Ok(None) };
+    let file = request.save.clone().filter(|_| !request.joins())?;
     if spank.job_nodeid().unwrap_or_default() != 0 {
         request.save = None;
-        return Ok(None);
+        return None;
     }
-    saving::check(file.as_path())?;
     let command = site.pull.command.clone();
     let left = spank.job_local_task_count().unwrap_or(1);
-    Ok(Some(Save { file, command, who: who.clone(), left, killed: false, cgroups: BTreeMap::new() }))
+    Some(Save { file, command, who: who.clone(), left, killed: false, cgroups: BTreeMap::new() })
 }
 
 impl Save {
@@ -81,15 +74,14 @@ impl Save {
         let cgroups = spank.task_id().ok().and_then(|task| self.cgroups.get(&task));
         let cgroups = cgroup::open(cgroups.map_or(&[], Vec::as_slice));
         // Taken, so that nothing holds the tree once it is written.
-        let tree = container.saved.take();
-        if tree.is_none() && container.plan.can_change() {
+        let Some(Unsaved { tree, view }) = container.saved.take() else {
             let what = format!("the container is not saved to {file}: its tree is not at hand");
             return say::failure(Some(node), &what, Some("save it in the step that makes the container"));
-        }
+        };
         let order = Order::new(file, &container.plan, tree.is_some()).encode();
         let abi::Identity { uid, gid, gids } = &self.who;
         let (command, order, cgroups) = (&self.command, order.as_str(), cgroups.as_slice());
-        let saver = Saver { command, order, tree, cgroups, uid: *uid, gid: *gid, gids };
+        let saver = Saver { command, order, tree, view: &view, cgroups, uid: *uid, gid: *gid, gids };
         match saver.run() {
             Ok(said) => self.tell(&said, node),
             Err(failure) => say::failure(Some(node), &failure.what(), failure.hint().as_deref()),

@@ -323,7 +323,7 @@ fn start(wanted: Wanted, spank: &SpankHandle) -> Step {
     let mode = mpi::mode(&request, &site).clone();
     let mut request = request;
     let inputs = identity(spank).and_then(|who| {
-        let save = save::prepare(&mut request, &site, &who, spank)?;
+        let save = save::prepare(&mut request, &site, &who, spank);
         Ok((save, inputs(request, site, stacks, &place, who, spank)?))
     });
     subject.user = inputs.as_ref().ok().map(|(_, inputs)| inputs.job.user.name.clone());

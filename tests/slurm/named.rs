@@ -11,6 +11,7 @@ use grus_tests::{Cluster, JobEnd};
 use rustix::process::Signal;
 
 use crate::lab::Lab;
+use crate::plugin::with_private_directories;
 
 crate::tests![
     a_writable_root_can_be_changed_everywhere,
@@ -412,19 +413,8 @@ fn names_and_places_lead_nowhere_else(lab: &Lab) {
     assert_eq!(fs::read_dir(theirs).expect("it is there").count(), 0);
 }
 
-/// job_container/tmpfs: slurmstepd is outside of the job's namespace in this release, the epilog inside.
 fn a_jobs_private_directories_are_no_hindrance(lab: &Lab) {
-    let plugstack = fs::read_to_string(lab.dir().join("etc/plugstack.conf")).expect("the lab has one");
-    let private = Cluster::builder("keptpriv").nodes(1).extra("PrologFlags=Contain").plugstack(&plugstack);
-    let private = private.extra("DebugFlags=NO_CONF_HASH").up().expect("a lab with extern steps comes up");
-    let base = private.dir().join("private");
-    fs::create_dir(&base).expect("a fresh directory");
-    let conf = format!("AutoBasePath=true\nBasePath={}\n", base.display());
-    fs::write(private.dir().join("etc/job_container.conf"), conf).expect("root can write");
-    let slurm_conf = fs::read_to_string(private.slurm_conf()).expect("the lab has one");
-    let with = slurm_conf + "JobContainerType=job_container/tmpfs\n";
-    fs::write(private.slurm_conf(), with).expect("root can write");
-    private.restart_slurmd(1).expect("slurmd starts again");
+    let private = with_private_directories(lab, "keptpriv");
     let image = format!("--container-image={}", lab.system_image("busybox"));
     let before = lab.snapshot();
     let steps = format!(

@@ -10,6 +10,7 @@ use grus_tests::{Cluster, Cmd};
 use rustix::process::{kill_process_group, Pid, Signal};
 
 use crate::lab::Lab;
+use crate::save::{saver, BIG};
 
 crate::tests![
     the_command_line_replaces_the_scripts_image,
@@ -27,6 +28,7 @@ crate::tests![
     a_job_directory_behind_a_link_is_found,
     an_extern_step_is_left_alone,
     a_jobs_private_directories_are_respected,
+    a_container_is_saved_with_the_jobs_private_directories,
     an_interrupt_ends_a_pull_and_its_submission,
     a_refused_submission_has_the_exit_code_of_sruns_errors,
     one_file_is_stamped_for_every_release,
@@ -182,10 +184,11 @@ fn an_extern_step_is_left_alone(lab: &Lab) {
     contain.assert_nodes_idle();
 }
 
-/// job_container/tmpfs gives each job a /tmp of its own; slurmstepd itself is outside of it in this release.
-fn a_jobs_private_directories_are_respected(lab: &Lab) {
+/// A cluster where each job has a /tmp and a /dev/shm of its own (job_container/tmpfs); slurmstepd itself is outside of them
+/// in this release, a job's epilog inside.
+pub fn with_private_directories(lab: &Lab, name: &str) -> Cluster {
     let plugstack = std::fs::read_to_string(lab.dir().join("etc/plugstack.conf")).expect("the lab has one");
-    let private = Cluster::builder("private").nodes(1).extra("PrologFlags=Contain").plugstack(&plugstack);
+    let private = Cluster::builder(name).nodes(1).extra("PrologFlags=Contain").plugstack(&plugstack);
     let private = private.extra("DebugFlags=NO_CONF_HASH").up().expect("a lab with extern steps comes up");
     let base = private.dir().join("private");
     std::fs::create_dir(&base).expect("a fresh directory");
@@ -195,10 +198,20 @@ fn a_jobs_private_directories_are_respected(lab: &Lab) {
     let with = slurm_conf + "JobContainerType=job_container/tmpfs\n";
     std::fs::write(private.slurm_conf(), with).expect("root can write");
     private.restart_slurmd(1).expect("slurmd starts again");
+    private
+}
 
+/// An image of the user's own.
+fn mine(lab: &Lab, private: &Cluster) -> PathBuf {
     let mine = private.work_dir().join("mine.squashfs");
     std::fs::copy(lab.system_file("busybox"), &mine).expect("root can read the repository");
     private.give(&mine);
+    mine
+}
+
+fn a_jobs_private_directories_are_respected(lab: &Lab) {
+    let private = with_private_directories(lab, "private");
+    let mine = mine(lab, &private);
     for image in [image(lab, "busybox"), format!("--container-image={}", mine.display())] {
         let steps = format!(
             "srun sh -c 'echo host >/tmp/grus-host; echo host >/dev/shm/grus-host'; \
@@ -212,6 +225,45 @@ fn a_jobs_private_directories_are_respected(lab: &Lab) {
         }
     }
     private.assert_nodes_idle();
+}
+
+/// Nor does the program that saves, which is the user's own process, see what the job's mounts hide.
+fn a_container_is_saved_with_the_jobs_private_directories(lab: &Lab) {
+    let private = with_private_directories(lab, "savepriv");
+    let before = lab.snapshot();
+    let hidden = PathBuf::from("/tmp/grus-save-hidden");
+    std::fs::create_dir_all(&hidden).expect("root can write");
+    private.give(&hidden);
+    let script = format!(
+        "#!/bin/sh
+        mkdir /tmp/mine; cp {} /tmp/mine/own.squashfs
+        srun {image} --writable-volatile=/opt --container-save=/tmp/mine/new.squashfs \\
+            sh -c '{BIG}; echo new >/opt/new'
+        srun --container-image=/tmp/mine/new.squashfs cat /opt/new
+        srun --container-image=/tmp/mine/own.squashfs --container-save=/tmp/mine/copy.squashfs true
+        cmp /tmp/mine/own.squashfs /tmp/mine/copy.squashfs && echo same
+        srun {image} --container-save={}/x.squashfs echo worked
+        exit 0",
+        mine(lab, &private).display(),
+        hidden.display(),
+        image = image(lab, "busybox")
+    );
+    let job = private.sbatch(&[], &script);
+    let mut view = None;
+    wait_until(LIMIT, || {
+        view = saver().and_then(|process| std::fs::read_link(process.join("ns/mnt")).ok());
+        view.is_some()
+    });
+    let end = job.wait(LIMIT);
+    let saved = std::fs::read_dir(&hidden).expect("a directory").count();
+    std::fs::remove_dir_all(&hidden).expect("it was made above");
+    let end = end.completed().output_has("new\n").output_has("same\n").output_lacks("worked");
+    let _ = end.output_has("/tmp/grus-save-hidden is no directory here");
+    assert_eq!(saved, 0);
+    assert!(!PathBuf::from("/tmp/mine").exists(), "it is on the host");
+    assert_ne!(view.expect("it takes a while"), std::fs::read_link("/proc/self/ns/mnt").expect("proc"));
+    private.assert_nodes_idle();
+    before.assert_nothing_left();
 }
 
 /// srun blocks the terminal's signals before it loads plugins: what it starts would inherit that.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{symlink, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use grus_tests::daemon::wait_until;
@@ -26,7 +26,8 @@ crate::tests![
     a_writable_and_a_named_container_are_saved_whole,
 ];
 
-const BIG: &str = "dd if=/dev/urandom of=/opt/big bs=1M count=200 2>/dev/null";
+/// Makes what takes a while to save.
+pub const BIG: &str = "dd if=/dev/urandom of=/opt/big bs=1M count=200 2>/dev/null";
 
 fn text(path: &Path) -> String {
     path.to_str().expect("a plain path").to_owned()
@@ -253,21 +254,23 @@ fn a_step_that_is_cancelled_saves_nothing(lab: &Lab) {
     lab.assert_nodes_idle();
 }
 
+/// A program that is saving a container, by its directory in /proc. Not any `grus`: one may be asked about the image's MPI
+/// when the step is submitted.
+pub fn saver() -> Option<PathBuf> {
+    let mut processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|process| process.path());
+    processes.find(|process| {
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("\0save-container\0")
+    })
+}
+
 fn cancelling_ends_the_saving_too(lab: &Lab) {
     let before = lab.snapshot();
     let dir = lab.fresh_dir("save-interrupted");
     let image = format!("--container-image={}", lab.system_image("busybox"));
     let args = [&image, "--writable-volatile=/opt", "--container-save=x.squashfs", "sh", "-c", BIG];
-    // Not any `grus`: one may be asked about the image's MPI when the step is submitted.
-    let saving = || {
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let lines = processes.filter_map(|p| fs::read(p.path().join("cmdline")).ok());
-        lines
-            .map(|line| String::from_utf8_lossy(&line).into_owned())
-            .any(|l| l.contains("\0save-container\0"))
-    };
     // The tasks have ended, and well; what srun makes of a step that is then cancelled differs from run to run.
-    let _ = cancelled_when(lab, &dir, &args, saving).stderr_lacks(": saved ");
+    let _ = cancelled_when(lab, &dir, &args, || saver().is_some()).stderr_lacks(": saved ");
     lab.assert_nodes_idle();
     assert_eq!(names(&dir), Vec::<String>::new(), "nothing of an unfinished file");
     before.assert_nothing_left();

@@ -90,6 +90,11 @@ fn a_command_joins_a_running_step(lab: &Lab) {
     let _ = exec(&["-e", "WHO=crane bird", "-w", "/usr", &job, "sh", "-c", "echo $WHO; pwd"])
         .success()
         .stdout_is("crane bird\n/usr");
+    // Over what the image and Grus set.
+    let _ =
+        exec(&["-e", "IMAGE_NAME=mine", "-e", "PATH=/x:/bin", &job, "sh", "-c", "echo $IMAGE_NAME $PATH"])
+            .success()
+            .stdout_is("mine /x:/bin");
     let _ = exec(&[&step.id, "sh", "-c", "exit 7"]).exit_code(7);
     let shown = exec(&["--dry-run", &step.id, "echo", "two words"]).success().stdout;
     assert!(

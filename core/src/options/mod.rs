@@ -101,7 +101,8 @@ pub const TABLE: &[Spec] = &[
         repeatable: true,
         usage: "mount into the container: type=bind|tmpfs|squashfs|scratch,source=SRC,destination=DST[,readonly][,...] or SRC[:DST[:FLAG+...]]; may be repeated",
         text: "Mounts something in the container. The type is 'bind', which is the default: a file or directory of \
-               the host, with all that is mounted below it ('recursive=false': only where nothing is); 'tmpfs': an \
+               the host, with all that is mounted below it ('recursive=false' asks for the directory alone, and is \
+               refused where something is mounted below it); 'tmpfs': an \
                empty directory in memory (size=SIZE, mode=OCTAL, huge=never|always|within_size|advise), the user's, with \
                mode 0700 and the site's limit unless said; 'squashfs': a SquashFS file of the host, such as a data \
                set, as a read-only directory; 'scratch': an empty directory on the node's own disk (size=SIZE), \
@@ -109,7 +110,9 @@ pub const TABLE: &[Spec] = &[
                site or a default would mount there is left out. A step has at most 32 tmpfs, 16 SquashFS files \
                and 4 scratch directories. Sources are opened with \
                the user's permissions; a relative one is taken from the submitting directory. A missing \
-               destination is made. 'readonly' and 'noexec' restrict it; 'optional' leaves the mount out where \
+               destination is made, but not in what is the host's (home, the job's directory, /tmp, the site's \
+               mounts) or in a SquashFS file: there it must exist. Nothing is mounted on '/' or '/dev', or below \
+               /proc and /sys. 'readonly' and 'noexec' restrict it; 'optional' leaves the mount out where \
                its source is missing. Synonyms: src for source; dst and target for destination; ro for readonly. \
                A field with a comma in it is put in double quotes. The short form takes flags joined by '+', for \
                example /data:/input:ro+optional.",
@@ -124,7 +127,8 @@ pub const TABLE: &[Spec] = &[
                double quotes. The sources 'tmpfs' and 'umount' stand for the types of that name: \
                tmpfs:/scratch:size=1g+mode=1777, umount:/tmp. The flags 'rbind', 'bind', 'rw', 'nosuid', 'nodev', \
                'private', 'rprivate', 'slave', 'rslave' and 'x-create=...' of Pyxis are accepted; all but 'bind' \
-               (not recursive) say what holds anyway. 'nofail' is 'optional'.",
+               (not recursive) say what holds anyway. 'nofail' is 'optional', 'norec' is 'bind'; 'sqsh' makes SRC a \
+               SquashFS file: data.sqsh:/data:sqsh.",
     },
     Spec {
         opt: Opt::WritableVolatile,
@@ -215,8 +219,8 @@ pub const TABLE: &[Spec] = &[
                that gives the name makes it of --container-image; later ones, also while it is in use, take it as \
                it is, each with its own mounts. 'create' refuses a name that is taken, 'exec' one that is not; \
                'no_exec' is the same as 'auto', the default. JOBID.STEPID is the container of a step of your own \
-               that runs on the same node: it is joined as it is, and of other options --container-workdir alone has \
-               an effect.",
+               that runs on the same node: it is joined as it is, and of other options --container-workdir and \
+               --container-env alone have an effect.",
     },
     Spec {
         opt: Opt::Save,
@@ -227,7 +231,8 @@ pub const TABLE: &[Spec] = &[
         text: "Writes the container's file system, with its changes and without what is mounted in it, as a new image \
                when the last task of the step's first node has ended. FILE appears at once and whole; a file of that \
                name is replaced by it, a directory or a link is never touched. The image's configuration goes with \
-               it, in a file beside it that ends in .json. Without a writable container it is a copy of the image. \
+               it, in FILE with .json for its ending (app.squashfs: app.json). On an #SBATCH line each step saves, \
+               and the last one stays. Without a writable container it is a copy of the image. \
                Files that you may not read come from the image; one that the image does not have is left out, \
                with a warning. A step that is cancelled or killed is not saved. What goes wrong is told on \
                standard error; the step's exit code is that of its tasks.",
@@ -380,7 +385,7 @@ pub const TABLE: &[Spec] = &[
                come by themselves: always, where the node has a device, or where the image has a file. Others come \
                where they are named here. \
                What is named is had as a whole, or there is no container. 'none' leaves out those that would come by \
-               themselves. 'grus plan IMAGE' shows which a container has.",
+               themselves; none,NAME has NAME alone. 'grus plan IMAGE' shows which a container has.",
     },
 ];
 

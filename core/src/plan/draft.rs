@@ -10,6 +10,9 @@ use crate::mount::{Mount, What};
 use crate::path::AbsPath;
 use crate::refusal::Refusal;
 
+/// The system's reason where the user may not look.
+const CLOSED: &str = "Permission denied";
+
 /// A plan in the making.
 pub(super) struct Draft<'a> {
     pub rootfs: &'a dyn Rootfs,
@@ -46,7 +49,7 @@ impl Draft<'_> {
             return Err(no_source(&wanted.mount, "it is not a file"));
         }
         let directory = kind == Kind::Directory || matches!(what, What::Squashfs { .. });
-        let destination = match self.place(destination, directory) {
+        let destination = match self.place_as(wanted.opener, destination, directory) {
             Ok(at) => at,
             Err(_) if !wanted.required => return Ok(()),
             Err(refusal) => return Err(refusal),
@@ -111,6 +114,7 @@ impl Draft<'_> {
             return refuse(format!("{} is {whose}, not the image's", mount.destination));
         }
         match entry.map(|e| e.kind) {
+            Some(Kind::Directory) if at.depth() == 0 => return refuse("it leads to '/' as a whole".into()),
             Some(Kind::Directory) => {}
             Some(_) => return refuse("it is not a directory".into()),
             None => return refuse("the image has no such directory".into()),
@@ -146,7 +150,9 @@ impl Draft<'_> {
         let images = AbsPath::parse(&launch.config.working_dir).ok().filter(|d| d.depth() > 0);
         match images {
             Some(dir) => {
-                self.place(&dir, true)?;
+                if locate(self.rootfs, &dir)?.path.depth() > 0 {
+                    self.place(&dir, true)?;
+                }
                 Ok(Some(dir))
             }
             None if jobs_exists => Ok(None),
@@ -164,8 +170,11 @@ impl Draft<'_> {
             .max_by_key(|op| op.destination().depth())
         {
             Some(Op::Bind { source, destination, opener, .. }) => {
-                let kind = self.host.source(&below(&at, destination, source), *opener);
-                kind.is_ok_and(|kind| kind == Kind::Directory)
+                match self.host.source(&below(&at, destination, source), Opener::User) {
+                    Ok(kind) => kind == Kind::Directory,
+                    // What is above a site's source may be closed, and what is in it not: a task says so if it is.
+                    Err(reason) => *opener == Opener::Site && reason.0 == CLOSED,
+                }
             }
             // Nobody has looked into it yet; a task says so if it is not there.
             Some(Op::Squashfs { .. } | Op::Volatile { .. }) => true,
@@ -179,11 +188,23 @@ impl Draft<'_> {
         }
     }
 
-    /// Makes sure that a mount point of the wanted type is at `path`; returns it without links.
+    /// Makes sure that a mount point of the wanted type is at `path`, for what is the user's word; returns it without
+    /// links.
     pub fn place(&mut self, path: &AbsPath, directory: bool) -> Result<AbsPath, Refusal> {
+        self.place_as(Opener::User, path, directory)
+    }
+
+    /// The same for a mount of `whose`.
+    fn place_as(&mut self, whose: Opener, path: &AbsPath, directory: bool) -> Result<AbsPath, Refusal> {
         let Located { path: at, entry } = locate(self.rootfs, path)?;
+        if at.depth() == 0 {
+            return Err(mismatch(path, "it leads to '/', and nothing can be mounted there"));
+        }
         match self.around(&at).cloned() {
             Some(Op::Bind { source, destination, opener, .. }) => {
+                // Links in what the site binds may be the user's: where they lead is looked for as root only if neither
+                // mount is the user's word.
+                let opener = if whose == Opener::User { whose } else { opener };
                 return self.place_in_bind(at, &source, &destination, opener, directory);
             }
             Some(Op::Tmpfs { .. } | Op::Scratch { .. }) => {
@@ -250,7 +271,10 @@ impl Draft<'_> {
             Err(reason) => Err(Refusal::user(format!(
                 "cannot mount on {at}: it lies in {around}, which is the host's {source}, and {on_host}: {reason}"
             ))
-            .hint(format!("create it on the host first: mkdir -p {on_host}"))),
+            .hint(match reason.0.as_str() {
+                CLOSED => "it is looked for with your own permissions; choose another destination".into(),
+                _ => format!("create it on the host first: mkdir -p {on_host}"),
+            })),
         }
     }
 
@@ -292,7 +316,7 @@ pub(super) fn below(at: &AbsPath, destination: &AbsPath, source: &AbsPath) -> Ab
 
 fn no_source(mount: &Mount, reason: &str) -> Refusal {
     let hint = match (reason, &mount.what) {
-        ("Permission denied", _) => "it is opened with your own permissions; check them on the host",
+        (CLOSED, _) => "it is opened with your own permissions; check them on the host",
         ("it is not a file", _) => "name a SquashFS file; a directory is bound with type=bind",
         _ => "check the path; it must exist on every node of the job, or pass 'optional'",
     };

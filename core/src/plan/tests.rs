@@ -18,6 +18,7 @@ use crate::swap::Swap;
 mod client;
 mod devices;
 mod modules;
+mod places;
 mod stack;
 mod tasks;
 

@@ -294,7 +294,7 @@ impl Request {
             (self.mount_workdir == Some(true), Opt::MountWorkdir),
             (self.mount_workdir == Some(false), Opt::NoMountWorkdir),
             (!self.joins() && self.workdir.is_some(), Opt::Workdir),
-            (!self.env.is_empty(), Opt::Env),
+            (!self.joins() && !self.env.is_empty(), Opt::Env),
             (self.writable == Some(true), Opt::Writable),
             (self.joins() && self.writable == Some(false), Opt::Readonly),
             (self.save.is_some(), Opt::Save),
@@ -356,6 +356,10 @@ impl Request {
             return Err(malformed(&format!("more than {MAX_MOUNTS} mounts")));
         }
         check_number(&self.mounts)?;
+        let mut places = self.mounts.iter().map(|mount| &mount.destination).chain(&self.volatile);
+        if places.any(|place| place.depth() == 0) {
+            return Err(malformed("nothing can be mounted on '/'"));
+        }
         if self.modules.as_ref().is_some_and(|asked| asked.names.len() > module::MAX_MODULES) {
             return Err(malformed("too many modules"));
         }

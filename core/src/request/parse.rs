@@ -2,6 +2,7 @@
 
 use super::{Image, PullPolicy, Unshare};
 use crate::csv;
+use crate::environment::is_name;
 use crate::path::AbsPath;
 use crate::reference::Reference;
 use crate::refusal::{printable, Refusal};
@@ -122,8 +123,7 @@ pub(super) fn variables(value: &str) -> Result<Vec<(String, Option<String>)>, Re
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (field.as_str(), None),
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        match !name.is_empty() && name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
+        match is_name(name) {
             true => Ok((name.to_owned(), value)),
             false => Err(refuse(format!("'{}' is no name of a variable", printable(name)))),
         }

@@ -177,6 +177,11 @@ const HOSTILE_REQUESTS: &[(&str, &str)] = &[
         r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"/b/../../c"}]}"#,
     ),
     (
+        "the root as a destination",
+        r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"/"}]}"#,
+    ),
+    ("the root left out", r#"{"mounts":[{"what":"nothing","destination":"/./"}]}"#),
+    (
         "a relative destination",
         r#"{"mounts":[{"what":{"bind":{"source":"/a","recursive":true}},"destination":"b"}]}"#,
     ),
@@ -207,6 +212,7 @@ const HOSTILE_REQUESTS: &[(&str, &str)] = &[
         r#"{"mounts":[{"what":{"scratch":{"size":18446744073709551615}},"destination":"/t"}]}"#,
     ),
     ("a relative volatile directory", r#"{"volatile":["usr"]}"#),
+    ("the root as a volatile directory", r#"{"volatile":["/"]}"#),
     ("a volatile directory above", r#"{"volatile":["/usr/../../etc"]}"#),
     ("a working directory above", r#"{"workdir":"/a/../../b"}"#),
     ("variables that are a text", r#"{"env":"LD_PRELOAD=/x"}"#),

@@ -18,7 +18,7 @@ use crate::loopdev::LoopConfig;
 mod spawn;
 
 use spawn::STACK;
-pub(crate) use spawn::{spawn_child, spawn_confined, spawn_server, wait};
+pub(crate) use spawn::{spawn_child, spawn_confined, spawn_server, wait, KILLED};
 
 /// The calling thread's error of the last libc call.
 fn errno() -> Errno {
@@ -142,7 +142,10 @@ pub(crate) fn in_user_namespace<T>(look: impl FnOnce(rustix::process::Pid) -> Ca
     let seen = look(pid);
     // Not by closing the pipe alone: a process forked meanwhile may hold it, too.
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    wait(pid);
+    // Without a limit, since it has this memory. Its real user is the caller's, so no other user's signal keeps it.
+    // SAFETY: a plain call; __WALL since the process has no exit signal.
+    while unsafe { libc::waitpid(pid.as_raw_pid(), null_mut(), libc::__WALL) } < 0 && errno() == Errno::INTR {
+    }
     seen
 }
 

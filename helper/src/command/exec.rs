@@ -3,6 +3,7 @@
 //! Only slurmstepd, as root, can join another step's namespaces. So this becomes the srun that does it: a new step of
 //! the same job, beside the running one. A container of `grus run` the user can join without anybody's help.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
@@ -10,6 +11,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use grus_core::csv;
+use grus_core::environment::is_name;
 use grus_core::refusal::{nearest, printable, Refusal};
 
 use crate::doctor::ask;
@@ -82,14 +85,20 @@ impl Args {
         ];
         words.extend(self.tty.then(|| "--pty".into()));
         words.extend(self.workdir.iter().map(|dir| format!("--container-workdir={dir}")));
+        // Over what the container sets, and not for srun itself. Names that the option does not take go through srun.
         let variables = self.variables()?;
+        let (named, others): (BTreeMap<&str, &str>, BTreeMap<&str, &str>) =
+            variables.into_iter().partition(|(name, _)| is_name(name));
+        let fields: Vec<String> =
+            named.iter().map(|(name, value)| csv::field(&format!("{name}={value}"))).collect();
+        words.extend((!fields.is_empty()).then(|| format!("--container-env={}", fields.join(","))));
         words.extend(self.command.iter().cloned());
         if self.dry_run {
-            let set = variables.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
+            let set = others.iter().map(|(name, value)| quoted(&format!("{name}={value}")));
             let shown: Vec<String> = set.chain(words.iter().map(|word| quoted(word))).collect();
             return output::print(&format!("{}\n", shown.join(" ")));
         }
-        let error = Command::new(&words[0]).args(&words[1..]).envs(variables).exec();
+        let error = Command::new(&words[0]).args(&words[1..]).envs(others).exec();
         Err(Failure::System {
             what: format!("cannot run srun: {}", reason(&error)),
             hint: Some("this needs Slurm's commands; add their directory to PATH".into()),
@@ -111,7 +120,8 @@ impl Args {
         Err(super::run::beside(pid, words, variables, self.workdir.as_deref())?)
     }
 
-    fn variables(&self) -> Result<Vec<(&str, &str)>, Refusal> {
+    /// The last one of a name holds.
+    fn variables(&self) -> Result<BTreeMap<&str, &str>, Refusal> {
         let refusal = |pair: &str| {
             Refusal::user(format!("--env {} is no NAME=VALUE", printable(pair)))
                 .hint("write --env NAME=VALUE")

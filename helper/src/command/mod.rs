@@ -113,7 +113,7 @@ impl Command {
             Command::Prune(args) => args.run(&context()?),
             Command::Rmi(args) => args.run(&context()?),
             Command::Save(args) => args.run(),
-            Command::Run(args) => args.run(&context()?),
+            Command::Run(args) => args.run(context),
             Command::Plan(args) => args.run(&context()?),
             Command::Explain(args) => args.run(&context()?),
             Command::Host(args) => args.run(&context()?),

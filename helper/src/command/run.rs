@@ -66,10 +66,10 @@ pub struct Args {
 const FAILED: u8 = 125;
 
 impl Args {
-    pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(self, context: impl FnOnce() -> Result<Context, Failure>) -> Result<(), Failure> {
         let failed = |failure| Failure::Run { code: FAILED, failure: Box::new(options::own_words(failure)) };
         let dry = self.options.dry_run;
-        let started = self.start(context).map_err(failed)?;
+        let started = context().and_then(|context| self.start(&context)).map_err(failed)?;
         match dry {
             true => output::print(&started.inside.plan.to_string()),
             false => Err(started.become_program()),

@@ -70,9 +70,10 @@ impl Judge {
         self.image()?.entry(&path).map(|entry| entry.is_some()).map_err(|e| io::Error::other(e.what))
     }
 
-    /// Whether a mount point is as it was made: an empty file, or a directory with nothing in it but such.
+    /// Whether a mount point is as it was made: an empty file, or a directory with nothing in it but such. In a writable
+    /// container a link is such a place, too: its target is mounted there.
     fn untouched(&self, path: &Path, meta: &Metadata) -> bool {
-        if self.made.get(path) != Some(&None) {
+        if !self.made.contains_key(path) {
             return false;
         }
         if meta.is_file() {

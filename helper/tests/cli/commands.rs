@@ -229,6 +229,17 @@ fn a_closed_pipe_is_quiet() {
 }
 
 #[test]
+fn a_wrong_site_file_is_the_sites_fault_and_run_fails_as_ever() {
+    let lab = lab();
+    for (command, code) in [("images", 78), ("run", 125)] {
+        let wrong = lab.command([command, "app:1"]).env("GRUS_CONFIG", lab.path("none.toml")).output();
+        let said = Output::of(wrong.expect("grus starts"));
+        assert_eq!(said.code, Some(code), "{said:?}");
+        two_lines(&said);
+    }
+}
+
+#[test]
 fn without_a_network_what_needs_one_says_so_and_the_rest_works() {
     if !rustix::process::geteuid().is_root() {
         return;

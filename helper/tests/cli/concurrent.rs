@@ -1,7 +1,9 @@
 //! Commands at the same time, and commands that are killed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::archives::*;
@@ -23,6 +25,13 @@ fn large_layout(lab: &Lab, megabytes: usize) -> String {
     layout.add(image, None, None);
     layout.finish();
     digest
+}
+
+/// Sends a signal to this one process.
+fn kill(child: &Child, signal: &str) {
+    let pid = child.id().to_string();
+    let status = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(status.expect("kill").success());
 }
 
 /// Waits until a temporary image has some bytes.
@@ -82,18 +91,30 @@ fn an_interrupted_import_removes_its_file() {
         large_layout(&lab, 32);
         let child = lab.spawn(["import", "large", "app"]);
         wait_for_part(&lab).expect("the import writes");
-        let pid = child.id().to_string();
-        assert!(std::process::Command::new("kill")
-            .args(["-s", signal, &pid])
-            .status()
-            .expect("kill")
-            .success());
+        kill(&child, signal);
         let said = Output::of(child.wait_with_output().expect("it ends"));
         assert_eq!(said.code, Some(code), "{said:?}");
         assert!(said.err.ends_with("grus: interrupted; nothing was changed\n"), "{said:?}");
         let left: Vec<PathBuf> =
             lab.leftovers().into_iter().filter(|p| p.extension() != Some("lock".as_ref())).collect();
         assert_eq!(left, Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_signal_to_run_alone_ends_the_pull_that_it_started() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let lab = Lab::new();
+        // A registry that never answers.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let image = format!("{}/app:1", silent.local_addr().expect("bound"));
+        let child = lab.spawn(["run", &image, "true"]);
+        let _connection = silent.accept().expect("the pull asks");
+        kill(&child, signal);
+        // Until the pull has closed its standard error, too.
+        let said = Output::of(child.wait_with_output().expect("it ends"));
+        assert_eq!(said.code, Some(130), "{said:?}");
+        lab.assert_empty();
     }
 }
 

@@ -151,6 +151,37 @@ fn what_grus_made_in_a_tree_is_not_saved_and_what_it_covered_is() {
 }
 
 #[test]
+fn places_of_libraries_in_a_writable_container_are_not_saved() {
+    let lab = Lab::new();
+    rootfs(&lab);
+    fs::write(lab.path("root/opt/empty"), "").expect("write");
+    let image = image(&lab);
+    // As a writable container has them: what a link would lead to is mounted on an empty file or directory.
+    fs::create_dir_all(lab.path("root/run/grus/lib/plugins")).expect("mkdir");
+    for name in ["run/grus/lib/libcuda.so.1", "opt/libmpi.so.12"] {
+        fs::write(lab.path("root").join(name), "").expect("write");
+    }
+    fs::write(lab.path("root/opt/own.so"), "the user's").expect("write");
+    let made = json!([
+        ["/opt/app", "/run/grus/host/app"],
+        ["/opt/empty", "/run/grus/host/empty"],
+        ["/opt/libmpi.so.12", "/run/grus/host/libmpi.so.12"],
+        ["/opt/own.so", "/run/grus/host/own.so"],
+        ["/run", null],
+        ["/run/grus", null],
+        ["/run/grus/lib", null],
+        ["/run/grus/lib/libcuda.so.1", "/usr/lib/libcuda.so.1"],
+        ["/run/grus/lib/plugins", "/usr/lib/plugins"],
+    ]);
+    let _ = save(&lab, &image, Some("root"), "saved.squashfs", &made).ok();
+    let all = listing(&lab.path("saved.squashfs"));
+    let below_opt: Vec<&str> =
+        all.lines().filter_map(|line| line.split_once(" /opt/")).map(|l| l.1).collect();
+    assert_eq!(below_opt, ["app", "empty", "own.so"], "{all}");
+    assert!(!all.contains("libcuda") && !all.contains("/run"), "{all}");
+}
+
+#[test]
 fn an_image_is_copied_with_what_belongs_to_it_and_nothing_else_is_touched() {
     let lab = Lab::new();
     rootfs(&lab);

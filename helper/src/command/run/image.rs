@@ -1,7 +1,9 @@
 //! The image of a run: found, or pulled first by a process of its own, since this one must not have threads.
 
 use std::io;
-use std::process::Stdio;
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use grus_core::image::ImageConfig;
 use grus_core::path::AbsPath;
@@ -10,7 +12,8 @@ use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
 use grus_core::request::{Image as Named, PullPolicy};
 use grus_enter::repository::{find, note_use};
-use signal_hook::consts::SIGINT;
+use rustix::process::{kill_process, Pid, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::super::name::nearest_name;
 use super::super::plan;
@@ -18,6 +21,9 @@ use super::options::Asked;
 use crate::context::Context;
 use crate::failure::{reason, Failure};
 use crate::interrupt::Noted;
+
+/// How often a pull is looked at: by polling, for want of a thread (see [`Noted`]).
+const POLL: Duration = Duration::from_millis(20);
 
 /// An image that is here.
 pub struct Image {
@@ -82,18 +88,35 @@ fn look(context: &Context, reference: &Reference, platform: &Platform) -> Result
     Ok(None)
 }
 
-/// By `grus pull`, whose progress and errors go to our standard error: our standard output is the program's. An
-/// interrupt from the terminal reaches both; we wait until it has cleaned up.
+/// By `grus pull`, whose progress and errors go to our standard error: our standard output is the program's. A signal
+/// that is meant to end us ends the pull, and we wait until it has cleaned up.
 fn pull(context: &Context, shown: &str, platform: &Platform) -> Result<(), Failure> {
     let mut command = context.own_program().map_err(|e| cannot_run(shown, &e))?;
     command.args(["pull", "--platform", &platform.to_string(), shown]);
-    let noted = Noted::from_now(&[SIGINT]);
-    let status = command.stdin(Stdio::null()).stdout(io::stderr()).status();
+    let noted = Noted::from_now(&[SIGINT, SIGTERM, SIGHUP]);
+    let spawned = command.stdin(Stdio::null()).stdout(io::stderr()).spawn();
+    let status = spawned.and_then(|child| ended_with(child, &noted));
     if noted.end() {
         return Err(Failure::Cancelled);
     }
     let status = status.map_err(|e| cannot_run(shown, &e))?;
     super::ended(status, &format!("pulling {shown}"))
+}
+
+/// Waits for a child, which a signal of ours ends, too. One from a terminal has reached it already; a second is nothing
+/// to it.
+fn ended_with(mut child: Child, noted: &Noted) -> io::Result<ExitStatus> {
+    while !noted.came() {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        sleep(POLL);
+    }
+    if let Some(pid) = Pid::from_raw(child.id() as i32) {
+        // It has not been waited for, so the number is still its own.
+        kill_process(pid, Signal::TERM)?;
+    }
+    child.wait()
 }
 
 fn cannot_run(shown: &str, error: &io::Error) -> Failure {

@@ -15,7 +15,7 @@ use grus_enter::cdi;
 use grus_enter::rootless::Inside;
 
 use super::gpus::{device, gpus, Wanted};
-use super::values::{field, is_root, namespaces, short, variables};
+use super::values::{is_root, namespaces, short, variables};
 use crate::failure::Failure;
 
 /// As typed.
@@ -191,9 +191,8 @@ impl Options {
             Wanted::Bind(bind) => request.set(Opt::Mount, bind, cwd),
             Wanted::Nothing => Ok(()),
         })?;
-        for (name, value) in variables(&self.env_file, &self.env)? {
-            request.set(Opt::Env, &field(&name, value.as_deref()), cwd)?;
-        }
+        // Docker's names are more than those that srun's option takes.
+        request.env = variables(&self.env_file, &self.env)?;
         request.remap_root = self.user.as_deref().map(|asked| is_root(asked, user)).transpose()?;
         request.namespaces = Some(namespaces(self.network.as_deref(), self.hostname.as_deref())?);
         let platform = self.platform.as_deref().map(Platform::parse).transpose()?;

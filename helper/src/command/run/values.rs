@@ -40,34 +40,32 @@ pub(super) fn short(volume: &str) -> Result<String, Refusal> {
     })
 }
 
-/// All variables by name; the last one of a name holds.
+/// All variables by name; the last one of a name holds. Names may be any that Docker takes, such as `discovery.type`.
 pub(super) fn variables(
     files: &[PathBuf],
     words: &[String],
 ) -> Result<BTreeMap<String, Option<String>>, Failure> {
     let mut all = BTreeMap::new();
-    let mut add = |text: &str| match text.split_once('=') {
-        Some((name, value)) => all.insert(name.to_owned(), Some(value.to_owned())),
-        None => all.insert(text.to_owned(), None),
+    let mut add = |text: &str, from: &str| {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        if name.is_empty() || name.contains(char::is_whitespace) || text.contains('\0') {
+            let what = format!("{from}: '{}' is no variable", printable(text));
+            return Err(
+                Refusal::user(what).hint("write NAME=VALUE, or NAME alone to keep the value it has here")
+            );
+        }
+        all.insert(name.to_owned(), value.map(str::to_owned));
+        Ok(())
     };
     for file in files {
         let text = fs::read_to_string(file).map_err(|e| Failure::io("read the variables in", file, &e))?;
         let lines =
             text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        lines.for_each(|line| {
-            add(line);
-        });
+        let from = format!("--env-file={}", printable(&file.display().to_string()));
+        lines.into_iter().try_for_each(|line| add(line, &from))?;
     }
-    words.iter().for_each(|word| {
-        add(word);
-    });
+    words.iter().try_for_each(|word| add(word, "--env"))?;
     Ok(all)
-}
-
-/// A field of srun's option, whatever is in the value.
-pub(super) fn field(name: &str, value: Option<&str>) -> String {
-    let text = value.map_or_else(|| name.to_owned(), |value| format!("{name}={value}"));
-    format!("\"{}\"", text.replace('"', "\"\""))
 }
 
 /// Whether root is asked for; only the caller can be had beside.
@@ -138,12 +136,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("tmp");
         let file = dir.path().join("env");
         fs::write(&file, "# comment\n\nA=file\n  B=x=y\nC\n").expect("written");
-        let words = ["A=1", "A=word"].map(str::to_owned);
+        let words = ["A=1", "A=word", "discovery.type=1,\"2\""].map(str::to_owned);
         let all = variables(std::slice::from_ref(&file), &words).expect("good");
-        let expected = [("A", Some("word")), ("B", Some("x=y")), ("C", None)];
+        let expected =
+            [("A", Some("word")), ("B", Some("x=y")), ("C", None), ("discovery.type", Some("1,\"2\""))];
         assert_eq!(all, expected.map(|(n, v)| (n.to_owned(), v.map(str::to_owned))).into());
         assert!(variables(&[dir.path().join("none")], &[]).is_err());
-        assert_eq!(field("A", Some("1,\"2\"")), "\"A=1,\"\"2\"\"\"");
+        for bad in ["", "=x", "A B=x", "A=\0"] {
+            assert!(variables(&[], &[bad.to_owned()]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
