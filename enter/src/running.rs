@@ -169,7 +169,8 @@ impl Process {
         let ids: Vec<&str> = ids.split_whitespace().collect();
         // Real and saved: it may be acting as its user at the moment.
         let roots = ids.first() == Some(&"0") && ids.get(2) == Some(&"0");
-        if !roots || !self.program().is_some_and(|program| Some(program) == own_program()) {
+        let own = roots && self.program().is_some_and(|program| Some(program) == own_program());
+        if !own {
             return false;
         }
         let shown = self.read("cmdline", 4096).unwrap_or_default();
