@@ -188,7 +188,7 @@ fn options_that_cannot_be_had_say_why(lab: &Lab) {
         ("--workdir=/no/such", "--workdir=/no/such: there is no such directory"),
         ("--pull=sometimes", "--pull=sometimes is not known"),
         ("--mount=type=volume,dst=/x", "type"),
-        ("--env=1A=x", "'1A' is no name of a variable"),
+        ("--env==x", "--env: '=x' is no variable"),
         ("--mpi=no-such-stack", "no-such-stack"),
         ("--platform=linux/s390x", ""),
     ] {

@@ -250,10 +250,14 @@ mod tests {
         let paths = paths(dir.path());
         let file = &paths.auth_files[0];
         fs::create_dir_all(file.parent().expect("parent")).expect("dir");
+        fs::write(file, b"{\"auths\":{\"\xff\":{}}}").expect("write");
+        let error = store(&paths, "a.example", "u", &Secret::new("p")).expect_err("no text");
+        assert!(error.kind == Kind::Site && error.what.contains("UTF-8"), "{error}");
+        assert!(fs::read(file).expect("there").contains(&0xff));
         fs::write(file, r#"{"auths":{"b.example":{"auth":"dTpw"}}}"#).expect("write");
         fs::set_permissions(file, fs::Permissions::from_mode(0o000)).expect("chmod");
         if fs::read(file).is_ok() {
-            return; // root reads everything
+            return println!("the rest is skipped: root reads everything");
         }
         let error = store(&paths, "a.example", "u", &Secret::new("p")).expect_err("not ours to read");
         assert!(error.kind == Kind::Site && error.what.contains("Permission denied"), "{error}");
