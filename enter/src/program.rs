@@ -11,11 +11,12 @@ use grus_core::path::AbsPath;
 use grus_core::refusal::printable;
 use grus_core::Refusal;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
+use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::io::Errno;
+use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::Resource;
 
-use crate::call::{open, open_own, shown, stat, Called, During};
+use crate::call::{open, open_own, shown, stat, Broken, Called, During};
 use crate::failure::{reason, Failure, Phase};
 use crate::trust::{is_regular, path_of, why_not_roots};
 
@@ -88,6 +89,14 @@ impl Named<'_> {
 /// The node's /proc, for a [`Program`]; while the thread's root is the node's.
 pub(crate) fn proc() -> Called<OwnedFd> {
     open_own("/proc", OFlags::PATH | OFlags::DIRECTORY)
+}
+
+/// A pipe to hear a program by, our end and the program's. Ours does not block; the program's does, or it would lose what
+/// we are too slow to read.
+pub(crate) fn pipe() -> Called<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC)
+        .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
+        .map_err(|e| Broken::new("pipe2", e))
 }
 
 /// A text without a NUL.

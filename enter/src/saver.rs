@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 
 use grus_core::path::AbsPath;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fs::{fcntl_setfl, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{pidfd_open, pidfd_send_signal, waitpid, Pid, PidfdFlags, Signal, WaitOptions};
 
 use crate::call::{open_own, Broken, During};
 use crate::failure::{Failed, Failure, Phase};
 use crate::mount_namespace::elsewhere;
-use crate::program::{cstr, proc, Identity, Named, Program, MAX_OUTPUT};
+use crate::program::{cstr, pipe, proc, Identity, Named, Program, MAX_OUTPUT};
 use crate::server::processor_time;
 use crate::sys::{spawn_child, with_signals_blocked};
 
@@ -83,7 +82,7 @@ impl Saver<'_> {
         let program = Named { path: self.command, key, package, phase: PHASE }.trusted()?;
         let null = open_own("/dev/null", OFlags::RDWR).during(PHASE)?;
         let proc = proc().during(PHASE)?;
-        let [(output, to_output), (errors, to_errors)] = [pipe()?, pipe()?];
+        let [(output, to_output), (errors, to_errors)] = [pipe().during(PHASE)?, pipe().during(PHASE)?];
         let cgroups: Vec<BorrowedFd<'_>> = self.cgroups.iter().map(AsFd::as_fd).collect();
         let started = spawn_child_of(&Program {
             path: &program,
@@ -118,13 +117,6 @@ impl Saver<'_> {
             })),
         }
     }
-}
-
-/// A pipe whose other end blocks, or the program would lose what we are too slow to read.
-fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
-    pipe_with(PipeFlags::CLOEXEC)
-        .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
-        .map_err(|e| Broken::new("pipe2", e).during(PHASE))
 }
 
 /// No handler of slurmstepd's runs in the process between clone(2) and execve(2).

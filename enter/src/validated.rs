@@ -14,13 +14,12 @@ use std::time::Duration;
 use grus_core::refusal::printable;
 use grus_core::site::Site;
 use grus_core::Refusal;
-use rustix::fs::{fcntl_setfl, OFlags};
-use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::fs::OFlags;
 use rustix::process::{kill_process, Resource, Signal};
 
-use crate::call::{open_own, Broken, During};
+use crate::call::{open_own, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{cstr, proc, said, Identity, Named, Program};
+use crate::program::{cstr, pipe, proc, said, Identity, Named, Program};
 use crate::sys::{spawn_confined, wait, KILLED};
 
 /// How long it may take. Some 2 million inodes take a second or two, from a disk that is not slow.
@@ -42,9 +41,7 @@ pub(crate) fn check(
 ) -> Result<(), Failure> {
     let (key, package, phase) = ("pull.command", "grus", Phase::Image);
     let program = Named { path: &site.pull.command, key, package, phase }.trusted()?;
-    let (messages, end) = pipe_with(PipeFlags::CLOEXEC)
-        .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
-        .map_err(|e| Broken::new("pipe2", e).during(phase))?;
+    let (messages, end) = pipe().during(phase)?;
     let null = open_own("/dev/null", OFlags::RDWR).during(phase)?;
     let proc = proc().during(phase)?;
     let arguments = ["grus", "verify", "-"].map(cstr);

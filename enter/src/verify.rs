@@ -13,13 +13,12 @@ use grus_core::plan::LaunchPlan;
 use grus_core::refusal::printable;
 use grus_core::swap::{judge_trace, Check, TRACE_ENVIRONMENT};
 use grus_core::Refusal;
-use rustix::fs::{fcntl_setfl, OFlags};
-use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::fs::OFlags;
 use rustix::process::{kill_process, Resource, Signal};
 
-use crate::call::{open_own, Broken, During};
+use crate::call::{open_own, During};
 use crate::failure::{Failed, Failure, Phase};
-use crate::program::{proc, said, Identity, Program};
+use crate::program::{pipe, proc, said, Identity, Program};
 use crate::sys::{spawn_confined, wait, KILLED};
 
 /// How long the loader may take. A cold file system behind the image is the slow part.
@@ -70,10 +69,7 @@ fn trace(
 ) -> Result<String, Failure> {
     let loader = cstring(check.loader.as_str());
     let arguments = [loader.clone(), cstring(check.object.as_str())];
-    // The loader's end blocks, or it would lose what we are too slow to read.
-    let (output, end) = pipe_with(PipeFlags::CLOEXEC)
-        .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
-        .map_err(|e| Broken::new("pipe2", e).during(Phase::Verify))?;
+    let (output, end) = pipe().during(Phase::Verify)?;
     let program = Program {
         path: &loader,
         arguments: &arguments,

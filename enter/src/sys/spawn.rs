@@ -13,14 +13,12 @@ use std::time::{Duration, Instant};
 
 use libc::{c_int, c_void};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{kill_process, pidfd_open, Pid, PidfdFlags, Signal};
 
 use super::errno;
 use crate::call::{Broken, Called};
-use crate::program::{said, Identity, Program, MOST_DESCRIPTORS};
+use crate::program::{pipe, said, Identity, Program, MOST_DESCRIPTORS};
 
 /// What the new processes read.
 struct Spawn<'a> {
@@ -114,9 +112,7 @@ fn started(program: &Program<'_>, clone: impl FnOnce(*mut Spawn, *mut c_void) ->
         texts.iter().map(|text| text.as_ptr()).chain([null()]).collect()
     };
     let (arguments, environment) = (pointers(program.arguments), pointers(program.environment));
-    let (told, failures) = pipe_with(PipeFlags::CLOEXEC)
-        .and_then(|(ours, theirs)| fcntl_setfl(&ours, OFlags::NONBLOCK).map(|()| (ours, theirs)))
-        .map_err(|e| Broken::new("pipe2", e))?;
+    let (told, failures) = pipe()?;
     let mut stacks = vec![0u128; 2 * STACK];
     let first_top = stacks.as_mut_ptr_range().end;
     // SAFETY: one past the first half of `stacks` is within it.

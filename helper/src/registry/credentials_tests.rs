@@ -104,52 +104,48 @@ fn files_are_asked_in_order_and_a_broken_one_is_named() {
     assert!(error.kind == Kind::Site && error.what.contains("second"), "{error}");
 }
 
-#[test]
-fn a_helper_of_dockers_that_fails_is_remembered_and_no_error() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let [podmans, dockers] = ["auth.json", "config.json"].map(|n| dir.path().join(n));
-    let program = dir.path().join("docker-credential-locked");
-    fs::write(&program, "#!/bin/sh\necho the keyring is locked\nexit 1\n").expect("write");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
-    for text in [r#"{"credsStore":"locked"}"#, r#"{"credHelpers":{"a.example":"locked"}}"#] {
-        fs::write(&dockers, text).expect("write");
-        let mut paths = Paths {
-            auth_files: vec![dockers.clone()],
-            helper_path: Some(dir.path().into()),
-            ..Paths::default()
-        };
+/// What is told of a helper of this name in each way to name it: with no account missed in Docker's file, and the error in
+/// Podman's, whose users want it used.
+fn with_helper(dir: &std::path::Path, name: &str) -> Vec<(String, String)> {
+    let [podmans, dockers] = ["auth.json", "config.json"].map(|n| dir.join(n));
+    let texts =
+        [format!(r#"{{"credsStore":"{name}"}}"#), format!(r#"{{"credHelpers":{{"a.example":"{name}"}}}}"#)];
+    let told = |text: String| {
+        fs::write(&dockers, &text).expect("write");
+        let mut paths =
+            Paths { auth_files: vec![dockers.clone()], helper_path: Some(dir.into()), ..Paths::default() };
         let found = find(&paths, "a.example", "x").expect("no account");
-        let missed = found.missed.expect("why");
-        assert!(missed.contains("config.json") && missed.contains("'locked'"), "{missed}");
-        assert!(found.account.is_none() && missed.ends_with("the keyring is locked"), "{missed}");
+        assert!(found.account.is_none());
         fs::write(&podmans, text).expect("write");
         paths.auth_files.insert(0, podmans.clone());
         let error = find(&paths, "a.example", "x").expect_err("Podman's file");
-        assert!(error.what.contains("the keyring is locked"), "{error}");
+        // An account that comes first is taken, and nothing missed.
+        fs::write(&podmans, r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#).expect("write");
+        let first = find(&paths, "a.example", "x").expect("Podman's account");
+        assert!(first.account.is_some() && first.missed.is_none());
+        (found.missed.expect("why"), error.what)
+    };
+    texts.into_iter().map(told).collect()
+}
+
+#[test]
+fn a_helper_of_dockers_that_fails_is_remembered_and_no_error() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let program = dir.path().join("docker-credential-locked");
+    fs::write(&program, "#!/bin/sh\necho the keyring is locked\nexit 1\n").expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    for (missed, error) in with_helper(dir.path(), "locked") {
+        assert!(missed.contains("config.json") && missed.contains("'locked'"), "{missed}");
+        assert!(missed.ends_with("the keyring is locked"), "{missed}");
+        assert!(error.contains("the keyring is locked"), "{error}");
     }
 }
 
 #[test]
 fn a_helper_of_dockers_that_is_not_here_is_remembered_and_no_error() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let [podmans, dockers] = ["auth.json", "config.json"].map(|n| dir.path().join(n));
-    for text in [r#"{"credsStore":"absent"}"#, r#"{"credHelpers":{"a.example":"absent"}}"#] {
-        fs::write(&dockers, text).expect("write");
-        let mut paths = Paths {
-            auth_files: vec![dockers.clone()],
-            helper_path: Some(dir.path().into()),
-            ..Paths::default()
-        };
-        let found = find(&paths, "a.example", "x").expect("no account");
-        let missed = found.missed.expect("why");
-        assert!(found.account.is_none() && missed.contains("'absent', which is not installed"), "{missed}");
-        // Whoever set one up for Podman wants it used.
-        fs::write(&podmans, text).expect("write");
-        paths.auth_files.insert(0, podmans.clone());
-        let error = find(&paths, "a.example", "x").expect_err("Podman's file");
-        assert!(error.what.contains("there is no docker-credential-absent in PATH"), "{error}");
-        fs::write(&podmans, r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#).expect("write");
-        let found = find(&paths, "a.example", "x").expect("Podman's account");
-        assert!(found.account.is_some() && found.missed.is_none());
+    for (missed, error) in with_helper(dir.path(), "absent") {
+        assert!(missed.contains("'absent', which is not installed"), "{missed}");
+        assert!(error.contains("there is no docker-credential-absent in PATH"), "{error}");
     }
 }
