@@ -137,9 +137,10 @@ fn daemons(title: &str) -> impl Iterator<Item = Process> + use<'_> {
     let entries = open_own("/proc", OFlags::RDONLY | OFlags::DIRECTORY)
         .and_then(|dir| Dir::read_from(dir).map_err(|e| Broken::new("getdents64(/proc)", e)));
     let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_owned());
-    names.filter(|name| name.to_bytes()[0].is_ascii_digit()).filter_map(|name| {
+    let own = own_program();
+    names.filter(|name| name.to_bytes()[0].is_ascii_digit()).filter_map(move |name| {
         let process = Process::open(&name)?;
-        process.is_daemon(title).then_some(process)
+        process.is_daemon(title, own.as_deref()?).then_some(process)
     })
 }
 
@@ -159,18 +160,17 @@ impl Process {
         open_own(&path, OFlags::PATH | OFlags::DIRECTORY).ok().map(|dir| Self { dir })
     }
 
-    /// Whether it is slurmstepd, as root, of this title: any process can have the title, and a set-user-id program
+    /// Whether it is slurmstepd, whose program is at `own`, as root, of this title: any process can have the title, and a set-user-id program
     /// would have its user's real user id. The title is in the process's own memory, for which its user can make us wait
     /// (mmap_lock, held while a file system of the user's own is asked): it is read last, of root's processes alone.
-    fn is_daemon(&self, title: &str) -> bool {
+    fn is_daemon(&self, title: &str, own: &str) -> bool {
         let status = self.read("status", 64 << 10).unwrap_or_default();
         let status = String::from_utf8_lossy(&status);
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
         let ids: Vec<&str> = ids.split_whitespace().collect();
         // Real and saved: it may be acting as its user at the moment.
         let roots = ids.first() == Some(&"0") && ids.get(2) == Some(&"0");
-        let own = roots && self.program().is_some_and(|program| Some(program) == own_program());
-        if !own {
+        if !roots || self.program().is_none_or(|program| program != own) {
             return false;
         }
         let shown = self.read("cmdline", 4096).unwrap_or_default();
@@ -236,12 +236,13 @@ mod tests {
     fn title_program_and_user_make_a_daemon() {
         let own = Process::open(c"self").expect("this process");
         assert_eq!(own.program(), std::env::current_exe().ok().map(|path| path.display().to_string()));
-        assert!(!own.is_daemon("slurmstepd: [1.0"), "another title");
+        let program = own.program().expect("it is this program");
+        assert!(!own.is_daemon("slurmstepd: [1.0", &program), "another title");
         // The first process is root's and has a title of its own, but another program.
         let first = Process::open(c"1").expect("init");
         let title = first.read("cmdline", 4096).unwrap_or_default();
         let title = String::from_utf8_lossy(&title).into_owned() + ".";
-        assert!(!first.is_daemon(title.trim_end_matches('.')));
+        assert!(!first.is_daemon(title.trim_end_matches('.'), &program));
     }
 
     #[test]

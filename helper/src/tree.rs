@@ -10,8 +10,8 @@ use grus_core::path::AbsPath;
 use grus_core::plan::{Entry, Kind, Rootfs};
 use grus_core::refusal::{printable, Refusal};
 
+use crate::facts::reader::{filesystem, told, way_out};
 use crate::failure::Failure;
-use crate::inspect::reader::{filesystem, told, way_out};
 
 /// The tree in a SquashFS file.
 pub struct Tree {

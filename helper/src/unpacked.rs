@@ -249,7 +249,7 @@ fn remove(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::samples::image;
+    use crate::facts::samples::image;
 
     /// The tree of an image with 5000 bytes in a file, where all trees may have 10.
     fn tree(lab: &Path, name: &str) -> Unpacked {

@@ -6,8 +6,8 @@ use super::closure::{copies, Collect};
 use super::family::{part, provider_family, Part};
 use super::judge::{usual_name, Judge, Match};
 use super::place::place;
+use super::proof::Proof;
 use super::survey::{name_of, survey, Group, Survey};
-use super::verify::Verify;
 use super::{glibc, Decision, Extent, InUse, Mode, Question, Reason, Swap, Trial, Verdict};
 use crate::elf::{ImageFacts, Libc, Object};
 use crate::path::AbsPath;
@@ -354,8 +354,8 @@ fn finish<'a>(
     closure.outgrown(q.image);
     let glibc = glibc::settle(q.image_name, q.image, &survey.world, stack, q.glibc, &mut closure, reasons)?;
     let mut placed = place(q, stack, extent, &closure, &all.names, glibc)?;
-    let verify = Verify { image_name: q.image_name, facts: q.image, stack, survey, placed: &placed, users };
-    placed.swap.check = verify.verify(&closure.libraries)?;
+    let proof = Proof { image_name: q.image_name, facts: q.image, stack, survey, placed: &placed, users };
+    placed.swap.check = proof.prove(&closure.libraries)?;
     placed.swap.warnings.extend(all.warnings);
     Ok(placed.swap)
 }

@@ -6,7 +6,7 @@
 //! cannot be proved is not swapped.
 //!
 //! `survey` finds the image's MPIs and their users; `judge` compares one with a stack; `closure` collects what
-//! must come along; `glibc` and `place` lay it out; `verify` links every user again, simulated; `decide` goes
+//! must come along; `glibc` and `place` lay it out; `proof` links every user again, simulated; `decide` goes
 //! through stacks and modes; `ruling` is a decision that is kept and sent; `trace` reads what the image's own
 //! loader says on the node; `launcher` checks `srun --mpi=`; `wish` is whose libraries are wanted.
 
@@ -19,10 +19,10 @@ mod judge;
 mod launcher;
 mod loader;
 mod place;
+mod proof;
 mod ruling;
 mod survey;
 mod trace;
-mod verify;
 mod wish;
 
 pub use decide::decide;

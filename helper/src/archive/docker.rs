@@ -14,10 +14,10 @@ use serde::Deserialize;
 
 use super::stream::plain_layer;
 use super::{Members, Wanted};
+use crate::digest::{digest_of, Verified};
 use crate::failure::Failure;
 use crate::image::{Identity, Image, Layer};
 use crate::oci::{json, Config, MAX_LAYERS};
-use crate::verify::{digest_of, Verified};
 
 /// One image in `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

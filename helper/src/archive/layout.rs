@@ -8,10 +8,10 @@ use grus_core::refusal::{printable, Refusal};
 use grus_squash::LayerSource;
 
 use super::{Members, Wanted};
+use crate::digest::{digest_of, Verified};
 use crate::failure::Failure;
 use crate::image::{Identity, Image, Layer};
 use crate::oci::{json, Config, Descriptor, Document, Index, RawPlatform};
-use crate::verify::{digest_of, Verified};
 
 /// Deepest nesting of indexes. Digests make a circle impossible, so this bounds only a hostile chain.
 const MAX_NESTING: usize = 8;

@@ -19,11 +19,11 @@ use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::{printable, Refusal};
 
+use crate::digest::Verified;
 use crate::failure::{reason, Failure};
 use crate::image::Image;
 use crate::oci::{Config, RawPlatform};
 use crate::repository::{Repository, TempFile};
-use crate::verify::Verified;
 use members::Members;
 use stream::{Content, Stream};
 

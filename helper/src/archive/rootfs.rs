@@ -10,9 +10,9 @@ use grus_squash::LayerSource;
 use sha2::{Digest as _, Sha256};
 
 use super::docker;
+use crate::digest::{digest_of, digest_of_hash};
 use crate::image::{Identity, Image, Layer};
 use crate::oci::{Config, RawPlatform, RootFs};
-use crate::verify::{digest_of, digest_of_hash};
 
 /// An image of one layer whose digest is known once it was read.
 pub fn image(reader: Box<dyn Read + Send>, name: &str, platform: &Platform) -> Image {

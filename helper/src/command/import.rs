@@ -18,13 +18,13 @@ use super::shared::{digest, reference, Made, Making, Status, Target};
 use crate::archive::{self, open, rootfs_digest, Opened, Source, Wanted};
 use crate::build::build;
 use crate::context::Context;
+use crate::digest::digest_of_hash;
 use crate::failure::Failure;
 use crate::image::{Identity, Image};
 use crate::progress::{watched, Progress, Style};
 use crate::registry::address;
 use crate::repository::Repository;
 use crate::valid;
-use crate::verify::digest_of_hash;
 
 const EXAMPLES: &str = "\
 Examples:

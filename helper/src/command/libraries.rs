@@ -17,8 +17,8 @@ use grus_enter::site::{listed, Profiles};
 
 use super::plan::Found;
 use crate::context::Context;
+use crate::facts;
 use crate::failure::{reason, Failure};
-use crate::inspect;
 use crate::output;
 use crate::repository::put;
 use crate::tree::Tree;
@@ -36,10 +36,10 @@ impl Looked {
     pub fn at(found: &Found, name: &str) -> Result<Self, Failure> {
         let path = found.path.as_path();
         let facts = match in_repository(path) {
-            Some((layout, digest)) => inspect::known(&layout, &digest, name)?,
-            None => inspect::read(path, name)?,
+            Some((layout, digest)) => facts::known(&layout, &digest, name)?,
+            None => facts::read(path, name)?,
         };
-        let tree = inspect::guarded(name, || Tree::open(path, found.path.as_str()))?;
+        let tree = facts::guarded(name, || Tree::open(path, found.path.as_str()))?;
         Ok(Self { name: name.to_owned(), facts, library_path: found.config.library_path(), tree })
     }
 

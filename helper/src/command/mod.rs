@@ -25,7 +25,7 @@ mod ps;
 mod pull;
 mod rmi;
 mod run;
-mod save;
+mod save_container;
 mod shared;
 mod tag;
 mod transport;
@@ -65,7 +65,7 @@ pub enum Command {
     Prune(prune::Args),
     /// Save a container, for the plugin
     #[command(name = "save-container", hide = true)]
-    Save(save::Args),
+    Save(save_container::Args),
     /// Run a program in a container, without Slurm and without root
     Run(Box<run::Args>),
     /// Show what a container would be, without starting it

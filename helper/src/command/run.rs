@@ -27,8 +27,8 @@ use self::options::{Asked, Options};
 use super::libraries::{profiles, ruling};
 use super::plan::{Found, OwnView};
 use crate::context::{working_directory, Context};
+use crate::facts::guarded;
 use crate::failure::Failure;
-use crate::inspect::guarded;
 use crate::output;
 use crate::tree::Tree;
 use crate::unpacked::Unpacked;
@@ -222,7 +222,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::inspect::samples::image;
+    use crate::facts::samples::image;
 
     #[test]
     fn an_image_that_cannot_be_looked_into_runs_all_the_same() {

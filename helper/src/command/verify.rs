@@ -15,11 +15,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::name::{meant, Meant};
 use crate::context::Context;
+use crate::digest::digest_of_hash;
 use crate::failure::{reason, Failure};
 use crate::output;
 use crate::repository::{Listing, Repository, Row};
 use crate::valid;
-use crate::verify::digest_of_hash;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -20,9 +20,9 @@ use grus_core::reference::Reference;
 use serde_json::{json, Value};
 use sha2::{Digest as _, Sha256};
 
+use crate::digest::{digest_of, digest_of_hash};
+use crate::facts::guarded;
 use crate::failure::Failure;
-use crate::inspect::guarded;
-use crate::verify::{digest_of, digest_of_hash};
 
 pub use tree::Tree;
 

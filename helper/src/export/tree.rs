@@ -11,8 +11,8 @@ use tar::{Builder, EntryType, Header};
 
 use super::cannot_write;
 use super::xattrs::Xattrs;
+use crate::facts::reader::{squashfs, told};
 use crate::failure::Failure;
-use crate::inspect::reader::{squashfs, told};
 
 /// An image, open.
 pub struct Tree {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use backhand::compression::{CompressionAction, Compressor};
 
-use crate::inspect::reader::Unpacker;
+use crate::facts::reader::Unpacker;
 
 /// Bytes of a block of metadata, unpacked.
 const BLOCK: usize = 8192;

@@ -17,7 +17,7 @@ use super::error::{Kind, RegistryError};
 use super::resolve::first_answer;
 use super::transport::{Call, Reply, Transport};
 use super::{Blob, Client, Held, Layer, Progress};
-use crate::verify::digest_of;
+use crate::digest::digest_of;
 
 /// A file that was found.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use super::error::{Kind, RegistryError};
 use super::transport::lock;
 use super::window::Taken;
 use super::Layer;
-use crate::verify::Verified;
+use crate::digest::Verified;
 
 /// The running tasks of a download. Its connections end when this is dropped.
 pub struct Running {

@@ -15,8 +15,8 @@ use super::platform_choice;
 use super::retry::Backoff;
 use super::transport::{pause, Call, Reply, Transport};
 use super::Resolved;
+use crate::digest::digest_of;
 use crate::oci::{Config, Document, Manifest, RawPlatform};
-use crate::verify::digest_of;
 
 /// One image name at one endpoint.
 pub struct Resolver {

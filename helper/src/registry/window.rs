@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::{Kind, RegistryError};
 use super::pace::Pace;
 use super::{Blob, Layer};
-use crate::verify::digest_of_hash;
+use crate::digest::digest_of_hash;
 
 /// The state of a download.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The window's bookkeeping, without network: order, bound, ranges that fail, readings that begin again.
 
 use super::*;
-use crate::verify::digest_of;
+use crate::digest::digest_of;
 
 /// The first range; a window begins with an eighth of the longest.
 const SEGMENT: u64 = 10;

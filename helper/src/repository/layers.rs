@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn layer(bytes: &[u8]) -> Layer {
-        let digest = crate::verify::digest_of(bytes);
+        let digest = crate::digest::digest_of(bytes);
         Layer { digest, size: bytes.len() as u64, source: Arc::new(Bytes(bytes.to_vec())) }
     }
 
@@ -292,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let repository = Repository::new(dir.path(), false);
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let of = [(crate::verify::digest_of(&bytes), bytes.len() as u64)];
+        let of = [(crate::digest::digest_of(&bytes), bytes.len() as u64)];
         read(&repository.kept(Keep::Always, &of), layer(&bytes), 70_000);
         let kept = repository.kept(Keep::Always, &of);
         let (len, source) = kept.held().remove(0).expect("a beginning");
@@ -313,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let repository = Repository::new(dir.path(), false);
         let bytes = vec![7; 1 << 20];
-        let of = [(crate::verify::digest_of(&bytes), bytes.len() as u64)];
+        let of = [(crate::digest::digest_of(&bytes), bytes.len() as u64)];
         for mode in [Keep::Auto, Keep::Never] {
             let kept = repository.kept(mode, &of);
             read(&kept, layer(&bytes), u64::MAX);

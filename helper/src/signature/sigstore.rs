@@ -6,8 +6,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
+use crate::digest::digest_of;
 use crate::registry::Attached;
-use crate::verify::digest_of;
 
 /// Public keys, each with its name: the sha256 of its DER form.
 pub struct PublicKeys(Vec<(String, SubjectPublicKeyInfoDer<'static>)>);

@@ -12,8 +12,8 @@ use grus_core::refusal::{printable, Refusal};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, CWD};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::facts::guarded;
 use crate::failure::{reason, Failure};
-use crate::inspect::guarded;
 use crate::interrupt::Noted;
 use crate::tree::Tree;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use grus_core::digest::Digest;
-use grus_helper::verify::digest_of;
+use grus_helper::digest::digest_of;
 
 use super::server::{Answer, Request};
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
+use grus_helper::digest::digest_of;
 use grus_helper::registry::{Client, Kind, NoProgress, RegistryError, Resolved, Settings};
-use grus_helper::verify::digest_of;
 
 use super::image::{Content, INDEX, MANIFEST};
 use super::server::{Answer, How, Server};

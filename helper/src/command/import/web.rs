@@ -13,13 +13,13 @@ use crate::command::account::settings;
 use crate::command::pull::removed;
 use crate::command::shared::{Made, Target};
 use crate::context::Context;
+use crate::digest::digest_of;
 use crate::failure::Failure;
 use crate::image::Layer;
 use crate::output;
 use crate::progress::{Progress, Style};
 use crate::registry::{self, Client, Held, WebFile};
 use crate::repository::{Keep, Kept, Start};
-use crate::verify::digest_of;
 
 impl Args {
     /// The image in the file at `url`.

@@ -31,7 +31,7 @@ use crate::repository::put;
 const STACK: usize = 256 << 20;
 
 /// Name of the reading thread, whose panics are told as what they are: images that cannot be read.
-const THREAD: &str = "inspect";
+const THREAD: &str = "facts";
 
 /// Reads the facts of the SquashFS file at `image`; `name` is for messages.
 pub fn read(image: &Path, name: &str) -> Result<ImageFacts, Failure> {

@@ -79,7 +79,7 @@ mod tests {
     use backhand::InnerNode;
 
     use super::*;
-    use crate::inspect::samples::image;
+    use crate::facts::samples::image;
 
     /// More than a block, and an end that is kept with others'.
     fn content() -> Vec<u8> {

@@ -15,7 +15,7 @@ use crate::path::AbsPath;
 use crate::refusal::Refusal;
 use crate::stack::{is_glibc_loader, Library, Role, Stack};
 
-pub(super) struct Verify<'q, 'a> {
+pub(super) struct Proof<'q, 'a> {
     pub image_name: &'q str,
     pub facts: &'a ImageFacts,
     pub stack: &'a Stack,
@@ -25,10 +25,10 @@ pub(super) struct Verify<'q, 'a> {
     pub users: BTreeSet<&'a AbsPath>,
 }
 
-impl<'a> Verify<'_, 'a> {
+impl<'a> Proof<'_, 'a> {
     /// Links every user, and every host library by itself as a plugin would be. The first program among the
     /// users, or the first user, is what a node checks again with the real loader.
-    pub fn verify(&self, libraries: &[&'a Library]) -> Result<Option<Check>, Refusal> {
+    pub fn prove(&self, libraries: &[&'a Library]) -> Result<Option<Check>, Refusal> {
         let mut check: Option<(Kind, Check)> = None;
         for (path, before) in &self.survey.before {
             let Some(root) = before.loaded.first() else { continue };
