@@ -48,23 +48,11 @@ pub(crate) fn open(
 ) -> Result<(Box<dyn BufRead + Send>, Arc<Counters>), Error> {
     let failed = |source_error| Error::Source { layer: source.name(), source: source_error };
     let counters = Arc::new(Counters::default());
-    let mut tap = Tap { inner: source.open().map_err(failed)?, counters: counters.clone() };
-    let magic = read_magic(&mut tap).map_err(failed)?;
-    let rest = Cursor::new(magic.clone()).chain(tap);
-    let unpacked: Box<dyn Read + Send> = match method(&magic) {
-        Method::Plain => Box::new(rest),
-        Method::Gzip => {
-            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(INPUT_BUFFER, rest)))
-        }
-        Method::Zstd => {
-            let input = BufReader::with_capacity(INPUT_BUFFER, rest);
-            let mut zstd = zstd::stream::read::Decoder::with_buffer(input).map_err(failed)?;
-            zstd.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
-            Box::new(zstd)
-        }
-        Method::Other(method) => return Err(Error::Compression { layer: source.name(), method }),
-    };
-    let metered = Meter { inner: unpacked, counters: counters.clone(), ratio: limits.ratio };
+    let opened = source.open().map_err(failed)?;
+    let (method, metered) = unpack(opened, limits.ratio, counters.clone()).map_err(failed)?;
+    if let Method::Other(method) = method {
+        return Err(Error::Compression { layer: source.name(), method });
+    }
     let stream: Box<dyn BufRead + Send> = if ahead {
         Box::new(ReadAhead::start(metered))
     } else {
@@ -73,10 +61,43 @@ pub(crate) fn open(
     Ok((stream, counters))
 }
 
-enum Method {
+/// Undoes the compression of a stream that is no layer, or that holds layers. Reading fails with a [`LimitKind::Ratio`]
+/// in the error where it unpacks out of all proportion, as a layer does. What has another compression comes as it is.
+pub fn decompress(from: Box<dyn Read + Send>) -> io::Result<(Method, Box<dyn Read + Send>)> {
+    let (method, metered) = unpack(from, Limits::default().ratio, Arc::default())?;
+    Ok((method, Box::new(metered)))
+}
+
+fn unpack(from: Box<dyn Read + Send>, ratio: u64, counters: Arc<Counters>) -> io::Result<(Method, Meter)> {
+    let mut tap = Tap { inner: from, counters: counters.clone() };
+    let magic = read_magic(&mut tap)?;
+    let method = method(&magic);
+    let rest = Cursor::new(magic).chain(tap);
+    let inner: Box<dyn Read + Send> = match method {
+        Method::Plain | Method::Other(_) => Box::new(rest),
+        Method::Gzip => {
+            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(INPUT_BUFFER, rest)))
+        }
+        Method::Zstd => {
+            let input = BufReader::with_capacity(INPUT_BUFFER, rest);
+            let mut zstd = zstd::stream::read::Decoder::with_buffer(input)?;
+            zstd.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(zstd)
+        }
+    };
+    Ok((method, Meter { inner, counters, ratio }))
+}
+
+/// What a stream is compressed with, told by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// With nothing that is known here.
     Plain,
+    /// RFC 1952.
     Gzip,
+    /// RFC 8878.
     Zstd,
+    /// With what is not read here: its name, which is that of its tool, too.
     Other(&'static str),
 }
 

@@ -50,6 +50,7 @@ mod tar;
 
 pub use check::{validate, validate_to, Broken, Bytes, Depth, Invalid, Report, Rule};
 pub use convert::{convert, convert_reusing};
+pub use decode::{decompress, Method};
 pub use directory::{DirectorySource, Judge, Verdict};
 pub use error::{Error, FormatFault, LimitKind, MergeFault, TarFault};
 pub use keep::{KeptImage, KeptLayer, LayerId, Reuse};

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use std::io::{self, Read};
 
-use fixture::foreign::{plain, wide, Plain};
+use fixture::foreign::{plain, squashed, wide, Plain};
 use grus_squash::{convert, validate_to, Compression, Depth, Invalid, LayerSource, Limits, Options, Rule};
 
 type Damage = fn(&mut Plain);
@@ -39,6 +39,13 @@ const SUPERBLOCK: &[(Rule, Damage)] = &[
     (Rule::Truncated, |i| i.put64(40, u64::MAX)),
     (Rule::Truncated, |i| i.put64(40, 95)),
     (Rule::Sector, |i| i.0.truncate(i.table(40))),
+    // Whole sectors, and half a block of the kernel's.
+    (Rule::Sector, |i| {
+        let used = i.table(40).next_multiple_of(1024) as u64 + 100;
+        i.put64(40, used);
+        i.0.resize(used as usize, 0);
+        i.0.resize((used as usize).next_multiple_of(512), 0);
+    }),
     (Rule::TrailingLength, |i| i.0.extend(vec![0; 2 << 20])),
     (Rule::TrailingBytes, |i| *i.0.last_mut().expect("padding") = 1),
     (Rule::Options, |i| i.put16(96, 8)),
@@ -319,6 +326,43 @@ fn every_rule_is_broken_by_its_own_image() {
     seen.insert(Rule::LimitRatio);
     let unbroken: Vec<_> = Rule::ALL.iter().filter(|rule| !seen.contains(rule)).collect();
     assert!(unbroken.is_empty(), "no image breaks {unbroken:?}");
+}
+
+/// An image of an empty directory alone, whose inode is this.
+fn of_root(inode: impl Fn(&[u8]) -> Vec<u8>) -> Plain {
+    let empty = tempfile::tempdir().expect("temporary directory");
+    let mut image = Plain(squashed(empty.path(), &["-noI", "-noId", "-no-exports", "-no-xattrs"]));
+    let root = image.root();
+    let new = inode(&image.0[root..root + 32]);
+    let more = new.len() - 32;
+    image.0.splice(root..root + 32, new);
+    image.put16(root - 2, image.u16(root - 2) + more as u16);
+    // The image's length, and where tables are.
+    for place in [40, 48, 56, 72, 80, 88] {
+        if image.u64(place) != u64::MAX {
+            image.put64(place, image.u64(place) + more as u64);
+        }
+    }
+    let ids = image.table(48);
+    image.put64(ids, image.u64(ids) + more as u64);
+    image.0.resize(image.table(40).next_multiple_of(4096), 0);
+    image
+}
+
+/// The kernel would follow it out of the table, at the first look for a name.
+#[test]
+fn an_empty_directory_has_no_index() {
+    // A basic inode as an extended one.
+    let extended = |old: &[u8], indexes: u8| {
+        let (head, block, links) = (&old[2..16], &old[16..20], &old[20..24]);
+        let (size, offset, parent) = (&old[24..26], &old[26..28], &old[28..32]);
+        [&[8, 0], head, links, size, &[0, 0], block, parent, &[indexes, 0], offset, &[0xff; 4]].concat()
+    };
+    let valid = of_root(|old| extended(old, 0));
+    assert_eq!(broken(&valid, &Limits::default(), Depth::Structure), Err("it is valid".into()));
+    let entry = [&0xffff_ff00_u32.to_le_bytes()[..], &[0; 8], b"a"].concat();
+    let hostile = of_root(|old| [extended(old, 1), entry.clone()].concat());
+    assert_eq!(broken(&hostile, &Limits::default(), Depth::Structure), Ok(Rule::DirectoryIndex));
 }
 
 #[test]

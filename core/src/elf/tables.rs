@@ -16,10 +16,14 @@ const MAX_SYMBOLS: u64 = 2 << 20;
 const MAX_VERSIONS: usize = 4096;
 /// Most libraries needed, and directories of one search path.
 const MAX_LIST: usize = 1024;
-/// Longest single string, in bytes.
+/// Longest name, in bytes.
 const MAX_STRING: usize = 4096;
+/// Longest search path, in bytes: of programs of Spack's it has a directory for each library.
+const MAX_SEARCH: usize = 256 << 10;
 /// Symbols read at once.
 const CHUNK: u64 = 1 << 15;
+/// Links of a hash chain read at once: most chains are shorter.
+const CHAIN: usize = 64;
 
 const DT_NEEDED: u64 = 1;
 const DT_HASH: u64 = 4;
@@ -90,8 +94,8 @@ impl<'a> Tables<'a> {
                 DT_NEEDED if object.needed.len() < MAX_LIST => object.needed.push(self.string(*value)?),
                 DT_NEEDED => return Err(Malformed("too many libraries needed")),
                 DT_SONAME => object.soname = Some(self.string(*value)?).filter(|s| !s.is_empty()),
-                DT_RPATH => object.rpath = directories(&self.string(*value)?),
-                DT_RUNPATH => object.runpath = directories(&self.string(*value)?),
+                DT_RPATH => object.rpath = directories(&self.search_path(*value)?),
+                DT_RUNPATH => object.runpath = directories(&self.search_path(*value)?),
                 DT_FLAGS_1 => object.no_default_dirs = value & DF_1_NODEFLIB != 0,
                 _ => {}
             }
@@ -105,15 +109,19 @@ impl<'a> Tables<'a> {
     }
 
     /// The bytes of a string, without its NUL.
-    fn raw(&self, at: u64) -> Result<&[u8], Malformed> {
+    fn raw(&self, at: u64, most: usize) -> Result<&[u8], Malformed> {
         let tail = usize::try_from(at).ok().and_then(|at| self.strings.get(at..));
         let tail = tail.ok_or(Malformed("a string lies outside its table"))?;
-        let tail = &tail[..tail.len().min(MAX_STRING + 1)];
+        let tail = &tail[..tail.len().min(most + 1)];
         tail.iter().position(|b| *b == 0).map(|end| &tail[..end]).ok_or(Malformed("a string has no end"))
     }
 
     fn string(&self, at: u64) -> Result<String, Malformed> {
-        Ok(String::from_utf8_lossy(self.raw(at)?).into_owned())
+        Ok(String::from_utf8_lossy(self.raw(at, MAX_STRING)?).into_owned())
+    }
+
+    fn search_path(&self, at: u64) -> Result<String, Malformed> {
+        Ok(String::from_utf8_lossy(self.raw(at, MAX_SEARCH)?).into_owned())
     }
 
     fn at(&self, tag: u64) -> Result<Option<u64>, Malformed> {
@@ -213,23 +221,27 @@ impl<'a> Tables<'a> {
         }
         let chains = table.saturating_add(buckets * 4);
         let mut index = highest;
-        loop {
-            let link = self.record(chains.saturating_add((index - first) * 4), 4)?;
-            if self.layout.u32(&link, 0) & 1 == 1 {
-                return Ok(index + 1);
-            }
-            index += 1;
-            if index > MAX_SYMBOLS {
-                return Err(Malformed("a hash chain has no end"));
+        while index <= MAX_SYMBOLS {
+            let at = chains.saturating_add((index - first) * 4);
+            // Some at once; at the file's end there may be fewer.
+            let some = self.file.read_at(at, CHAIN * 4);
+            let links = some.map_or_else(|| self.record(at, 4), Ok)?;
+            let ends = |link: &[u8]| self.layout.u32(link, 0) & 1 == 1;
+            match links.chunks_exact(4).position(ends) {
+                Some(end) => return Ok(index + end as u64 + 1),
+                None => index += links.len() as u64 / 4,
             }
         }
+        Err(Malformed("a hash chain has no end"))
     }
 
     fn symbols(&self, object: &mut Object) -> Result<(), Malformed> {
         let Some(at) = self.at(DT_SYMTAB)? else { return Ok(()) };
         let mut sorted = Sorted::default();
         walk(self.file, self.layout, at, self.symbol_count()?, |symbol| {
-            let Ok(name) = std::str::from_utf8(self.raw(symbol.name)?) else { return Ok(()) };
+            // Names of C++ templates have no limit; what is relevant is short.
+            let Ok(name) = self.raw(symbol.name, MAX_STRING) else { return Ok(()) };
+            let Ok(name) = std::str::from_utf8(name) else { return Ok(()) };
             if relevant(name) {
                 sorted.take(name, &symbol)?;
             }

@@ -50,6 +50,24 @@ fn names_and_paths_are_read_from_the_dynamic_section() {
     assert_eq!((object.machine.as_str(), object.kind), ("x86_64", Kind::Library));
 }
 
+/// As Spack makes programs, with a directory for each library, and C++ its templates.
+#[test]
+fn long_search_paths_and_names_hide_nothing() {
+    let path: Vec<String> = (0..60).map(|n| format!("/opt/spack/{n:0100}/lib")).collect();
+    let text =
+        [b"\0MPI_Send\0", "x".repeat(5000).as_bytes(), b"\0", path.join(":").as_bytes(), b"\0"].concat();
+    let at = strings_at(5);
+    let (symbols, hash) = (at + text.len() as u64, at + text.len() as u64 + 3 * 24);
+    // Undefined and global: nothing, the long name, the function.
+    let symbol = |name: u32| [&name.to_le_bytes()[..], &[0x10], &[0; 19]].concat();
+    let table =
+        [symbol(0), symbol(10), symbol(1), [1_u32.to_le_bytes(), 3_u32.to_le_bytes()].concat()].concat();
+    let dynamic = [(5, at), (10, text.len() as u64), (29, 10 + 5001), (6, symbols), (4, hash)];
+    let object = Object::read(&tiny(&dynamic, &[&text[..], &table].concat())).expect("good").expect("ELF");
+    assert_eq!(object.runpath, path);
+    assert_eq!(object.imports.iter().collect::<Vec<_>>(), ["MPI_Send"]);
+}
+
 #[test]
 fn what_is_not_elf_is_none() {
     for not in [&b""[..], b"#!/bin/sh\n", b"\x7fEL", &[0; 100]] {

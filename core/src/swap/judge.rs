@@ -131,10 +131,26 @@ impl<'a> Judge<'_, 'a> {
             )),
             _ => {}
         }
-        if group.family == Family::Abi {
-            self.abi(group, host)?;
+        match group.family {
+            Family::Abi => self.abi(group, host),
+            Family::Mpich => self.mpich(group, host),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Before the ABI that MPICH and its kin agreed on, MPI_Status had another layout, under the same symbols.
+    fn mpich(&self, group: &Group, host: &Library) -> Result<(), Refusal> {
+        let members = group.members.iter().filter_map(|(path, (_, object))| {
+            object.soname.as_deref().or_else(|| path.components().next_back())
+        });
+        let image = members.chain(group.missing.iter().map(String::as_str)).find(|name| is_before_abi(name));
+        let (whose, name) = match (image, is_before_abi(host.soname())) {
+            (Some(name), _) => (format!("image {} uses", self.image_name), name),
+            (None, true) => (format!("host stack {} has", self.stack.label()), host.soname()),
+            (None, false) => return Ok(()),
+        };
+        let what = format!("{whose} {name}, which is older than MPICH 3.1: its ABI is no other release's");
+        Err(self.refuse(what))
     }
 
     /// MPICH 4.3's libmpi_abi has other constants than the standard's; 5.0.0 and 5.0.1 are named `.so.0` by
@@ -393,4 +409,11 @@ pub(super) fn usual_name(family: Family, host: &Library) -> Option<(String, &Lib
 
 fn needs(library: &Library, other: &Library) -> bool {
     library.object.needed.iter().any(|n| n == other.soname() || n == other.file_name())
+}
+
+/// Whether a library's name is of MPICH before 3.1, which has 12 (https://www.mpich.org/abi/).
+fn is_before_abi(name: &str) -> bool {
+    let version = ["libmpich.so.", "libmpi.so."].iter().find_map(|start| name.strip_prefix(start));
+    let major = version.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    major.is_some_and(|major| major < 12)
 }

@@ -95,13 +95,13 @@ impl<'a> Proof<'_, 'a> {
     }
 
     fn versions(&self, path: &AbsPath, before: &Linked, after: &Linked) -> Result<(), Refusal> {
-        let missing = first_missing_node(after);
-        match missing {
-            Some((by, library, node)) if first_missing_node(before) != missing => {
+        let old: BTreeSet<_> = missing_nodes(before).collect();
+        match missing_nodes(after).find(|node| !old.contains(node)) {
+            Some((by, library, node)) => {
                 let by = loaded_by(by, path);
                 Err(self.refuse(format!("{by} needs {node} of {library}, which lacks it")))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -149,14 +149,14 @@ fn loaded_by(path: &AbsPath, root: &AbsPath) -> String {
     }
 }
 
-/// The first version node that an object needs and the object it names lacks. Where that one has no nodes at
-/// all, the loader only warns.
-fn first_missing_node<'l>(linked: &'l Linked) -> Option<(&'l AbsPath, &'l str, &'l str)> {
-    linked.loaded.iter().find_map(|by| {
-        by.file.object.requires.iter().find_map(|(name, nodes)| {
-            let provides = &linked.named(name)?.file.object.provides;
-            let node = nodes.iter().find(|n| !provides.is_empty() && !provides.contains(n))?;
-            Some((by.file.path, name.as_str(), node.as_str()))
-        })
+/// The version nodes that objects need and the objects that they name lack. Where one has no nodes at all, the loader
+/// only warns.
+fn missing_nodes<'l>(linked: &'l Linked) -> impl Iterator<Item = (&'l AbsPath, &'l str, &'l str)> {
+    let needs =
+        linked.loaded.iter().flat_map(|by| by.file.object.requires.iter().map(move |need| (by, need)));
+    needs.flat_map(|(by, (name, nodes))| {
+        let provides = linked.named(name).map_or(&[][..], |named| &named.file.object.provides);
+        let lacks = |node: &&String| !provides.is_empty() && !provides.contains(node);
+        nodes.iter().filter(lacks).map(|node| (by.file.path, name.as_str(), node.as_str()))
     })
 }

@@ -116,6 +116,11 @@ impl<'a> Content<'a> {
         let sizes = self.file.block_sizes();
         if let Some(size) = sizes.get(n) {
             if size.size() == 0 {
+                // It costs no less for having no place in the image.
+                self.blocks.left.set(self.blocks.left.get().saturating_sub((to - from) as u64));
+                if self.blocks.exhausted() {
+                    return None;
+                }
                 out.resize(out.len() + (to - from), 0);
                 return Some(());
             }

@@ -269,6 +269,10 @@ fn directory<B: Bytes + ?Sized>(
     let Some(size) = size.checked_sub(3).filter(|size| *size == 0 || *size > 12 + 8) else {
         return Err(Rule::DirectorySize.of(number, size.to_string()));
     };
+    // The kernel follows an index without looking whether there is anything to find (fs/squashfs/namei.c).
+    if size == 0 && indexes > 0 {
+        return Err(Rule::DirectoryIndex.of(number, "of an empty directory"));
+    }
     let mut index = vec![];
     for _ in 0..indexes {
         let (position, block, length) = (table.u32()?, table.u32()?, table.u32()?);

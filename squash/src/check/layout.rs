@@ -20,6 +20,8 @@ const OPTIONS: u16 = 0x400;
 const KNOWN_FLAGS: u16 = 0xfff & !4;
 /// Most that may follow the image: mksquashfs pads to 4 KiB, others to the largest block size.
 const PADDING: u64 = 1 << 20;
+/// The kernel's SQUASHFS_DEVBLK_SIZE.
+const DEVICE_BLOCK: u64 = 1024;
 
 /// An indexed table: metadata blocks, and after them the list of their places.
 #[derive(Clone, Debug)]
@@ -166,8 +168,8 @@ fn simple_fields(head: &[u8], length: u64, limits: &Limits) -> Checked<Option<Me
     if used > length || used < SUPERBLOCK {
         return Err(Rule::Truncated.at(40, format!("{length} of {used} bytes are there")));
     }
-    // The kernel reads whole sectors, and a loop device has none for the rest of its file.
-    if used > length / 512 * 512 {
+    // The kernel reads in such units (fs/squashfs/squashfs_fs.h), and a loop device ends with its file's last sector.
+    if used > length / DEVICE_BLOCK * DEVICE_BLOCK {
         return Err(Rule::Sector.at(40, format!("{length} bytes, of which {used} are the image's")));
     }
     Ok(*method)

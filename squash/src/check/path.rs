@@ -54,8 +54,10 @@ fn find<B: Bytes + ?Sized>(
                 Ok(())
             })
         });
-        // The broken one may be among them; the others' names are still good.
-        let _ = listed;
+        // The broken one may be among them; the others' names are still good. But it has to end.
+        if matches!(listed, Err(Invalid::Broken(broken)) if broken.rule == Rule::LimitMetadata) {
+            break;
+        }
     }
     let mut parts = vec![];
     let mut at = wanted;

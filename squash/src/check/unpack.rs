@@ -74,6 +74,10 @@ impl Unpacker {
             }
             Unpacker::Lz4 => lz4_flex::block::decompress_into(packed, out).map_err(|e| e.to_string()),
             Unpacker::Zstd { zstd, window } => {
+                // The kernel ends with the first frame (fs/squashfs/zstd_wrapper.c); the library would go on.
+                if zstd::zstd_safe::find_frame_compressed_size(packed) != Ok(packed.len()) {
+                    return Err("it is not one frame".into());
+                }
                 if zstd_window(packed).is_some_and(|wanted| wanted > u64::from(*window)) {
                     return Err("its window is larger than the kernel's".into());
                 }
@@ -102,6 +106,25 @@ fn xz(mut reader: lzma_rust2::XzReader<&[u8]>, out: &mut [u8]) -> Result<usize, 
             0 => return Err("something follows the compressed bytes".into()),
             _ if full => return Err("it does not end".into()),
             more => have += more,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel reads the first frame only: what follows it would be seen by the validator alone.
+    #[test]
+    fn a_block_of_zstd_is_one_frame() {
+        let frame = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("zstd");
+        let (one, two) = (frame(&[1; 100]), frame(&[2; 50]));
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"skip"].concat();
+        let mut zstd = Unpacker::new(Method::Zstd, 8192).expect("zstd");
+        let mut unpack = |parts: &[&[u8]]| zstd.unpack(&parts.concat(), &mut [0; 8192]);
+        assert_eq!(unpack(&[&one]), Ok(100));
+        for parts in [&[&one[..], &two][..], &[&one, &skippable], &[&skippable, &one], &[&one, &[0]]] {
+            assert_eq!(unpack(parts), Err("it is not one frame".into()));
         }
     }
 }

@@ -130,7 +130,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
 
     /// Steps over what is left of the current entry.
     fn skip_rest(&mut self) -> Result<(), Fault> {
-        let mut left = self.stored + self.padding;
+        let mut left = self.stored.saturating_add(self.padding);
         while left > 0 {
             let have = self.fill_buf()?;
             if have == 0 {
