@@ -16,6 +16,7 @@ use grus_core::path::AbsPath;
 use grus_core::plan::Job;
 use grus_core::platform::Platform;
 use grus_core::request::Request;
+use grus_core::server::Server;
 use grus_core::site::Site;
 use rustix::process::{getpid, Pid};
 use rustix::thread::gettid;
@@ -24,6 +25,7 @@ use crate::call::During;
 use crate::container::Container;
 use crate::deadline::Deadline;
 use crate::failure::{Failed, Failure, Phase};
+use crate::server::kill;
 use crate::{launch, mount_namespace, sys};
 
 /// How long a build may take if nothing else is said.
@@ -92,7 +94,7 @@ enum State {
     /// Work, not yet taken.
     Handed(Box<Work>),
     /// Being done; how far it is, and the servers of SquashFS files.
-    Running(Phase, Vec<Pid>),
+    Running(Phase, Vec<Server>),
     /// Done, or nothing to do.
     Ended(Option<Box<Result<Container, Failure>>>),
 }
@@ -152,12 +154,10 @@ impl Builder {
                 result
             }
             Err((phase, servers)) => {
-                self.shared.abandoned.store(true, Ordering::Relaxed);
-                // A server that does not answer holds the thread up; its end sets it free. They are the user's own
-                // processes, and this is called with the user's effective id.
-                for pid in &servers {
-                    let _ = rustix::process::kill_process(*pid, rustix::process::Signal::KILL);
-                }
+                // Before whatever the caller does next, which may be a seteuid(2) of libc's (`Credentials`).
+                self.shared.abandoned.store(true, Ordering::SeqCst);
+                // A server that does not answer holds the thread up; its end sets it free.
+                servers.iter().for_each(|server| kill(*server));
                 self.thread = None;
                 Err(late(phase, !servers.is_empty(), limit))
             }
@@ -211,7 +211,7 @@ impl Shared {
     }
 
     /// The caller's side: waits for the end, or says how far the work is.
-    fn wait(&self, end: Instant) -> Result<Result<Container, Failure>, (Phase, Vec<Pid>)> {
+    fn wait(&self, end: Instant) -> Result<Result<Container, Failure>, (Phase, Vec<Server>)> {
         let mut state = self.lock();
         loop {
             match &mut *state {
@@ -237,7 +237,7 @@ impl Shared {
         let Some(work) = self.next() else { return };
         let result =
             catch_unwind(AssertUnwindSafe(|| self.work(*work))).unwrap_or_else(|_| Err(broken_off()));
-        if self.abandoned.load(Ordering::Relaxed) {
+        if self.abandoned.load(Ordering::SeqCst) {
             return;
         }
         self.set(State::Ended(Some(Box::new(result))));
@@ -256,7 +256,7 @@ impl Shared {
     }
 
     fn work(&self, work: Work) -> Result<Container, Failure> {
-        let progress = |phase, servers: &[Pid]| *self.lock() = State::Running(phase, servers.to_vec());
+        let progress = |phase, servers: &[Server]| *self.lock() = State::Running(phase, servers.to_vec());
         launch::container(
             work.inputs,
             &work.deadline,

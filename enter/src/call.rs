@@ -133,9 +133,20 @@ pub(crate) fn make_in(
             rustix::fs::symlinkat(target.as_path(), &dir, name).map_err(|e| broken("symlinkat", e))?
         }
     }
+    match (uid, gid) {
+        // As it was made.
+        (0, 0) => Ok(()),
+        owner => give(&dir, name, owner).map_err(|b| broken(&b.call, b.errno)),
+    }
+}
+
+/// Gives a name in a directory to `owner`, unless it is in another mount: whoever can rename in a root that others use can
+/// move a mount onto the name meanwhile, and what is mounted there is not the container's.
+fn give(dir: &OwnedFd, name: &str, (uid, gid): (u32, u32)) -> Called<()> {
+    let made = open_in(dir.as_fd(), Path::new(name), OFlags::PATH | OFlags::NOFOLLOW, OWN)?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    rustix::fs::chownat(&dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|e| broken("fchownat", e))
+    rustix::fs::chownat(&made, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+        .map_err(|e| Broken::new("fchownat", e))
 }
 
 /// How often a look-up is tried that mounts and renames elsewhere keep disturbing. A node may make thousands a second,
@@ -240,4 +251,38 @@ pub(crate) fn proc_path(fd: impl AsFd) -> String {
 /// A path as it may be shown in one line.
 pub(crate) fn shown(path: &Path) -> String {
     grus_core::refusal::printable(&path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{symlink, MetadataExt};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_given_away_in_another_mount() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: not root");
+        }
+        let lab = tempfile::tempdir_in("/run").expect("a directory");
+        for name in ["here", "mounted"] {
+            std::fs::create_dir(lab.path().join(name)).expect("mkdir");
+        }
+        symlink("/etc/passwd", lab.path().join("link")).expect("symlink");
+        let given = std::thread::scope(|scope| {
+            let work = || {
+                crate::sys::unshare(true).expect("root may");
+                let dir = open_own(lab.path().to_str().expect("UTF-8"), OFlags::PATH).expect("there");
+                let tmpfs = new_mount("tmpfs", &[], PLAIN).expect("root may");
+                let on = open_in(dir.as_fd(), "mounted".as_ref(), OFlags::PATH, OWN).expect("there");
+                attach(tmpfs.as_fd(), on.as_fd(), "mounted".as_ref()).expect("root may");
+                ["here", "link", "mounted"].map(|name| give(&dir, name, (4321, 4322)).map_err(|b| b.errno))
+            };
+            scope.spawn(work).join().expect("no panic")
+        });
+        assert_eq!(given, [Ok(()), Ok(()), Err(Errno::XDEV)]);
+        let owner = |path: &Path| path.symlink_metadata().map(|m| (m.uid(), m.gid())).expect("there");
+        assert_eq!([owner(&lab.path().join("here")), owner(&lab.path().join("link"))], [(4321, 4322); 2]);
+        assert_eq!(owner("/etc/passwd".as_ref()), (0, 0));
+    }
 }

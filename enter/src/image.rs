@@ -43,8 +43,12 @@ impl Image {
             return Err(not_an_image(&name, "it is not a regular file").into());
         }
         let mut head = [0; 512];
-        let length = head_of(&file, &mut head)
-            .map_err(|e| Broken::new(format!("pread({name})"), e).during(Phase::Image))?;
+        // One without a size may be a user's in /proc, which answers when the user wants.
+        let length = match status.st_size {
+            0 => 0,
+            _ => head_of(&file, &mut head)
+                .map_err(|e| Broken::new(format!("pread({name})"), e).during(Phase::Image))?,
+        };
         check(&name, &head[..length], status.st_size as u64)?;
         Ok(Self { file })
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::call::{Broken, Called};
 use crate::deadline::Deadline;
-use crate::server::Served;
+use crate::server::{kill, Served};
 use crate::sys::{unshare, with_signals_blocked};
 use crate::unkillable::Connection;
 
@@ -75,9 +75,7 @@ fn free(given: &Receiver<Connection>, deadline: &Deadline) {
             Err(RecvTimeoutError::Timeout) if deadline.abandoned() => {
                 for connection in connections.iter().filter(|connection| connection.is_waited_for()) {
                     let _ = connection.give_up();
-                    if let Ok(Some(served)) = Served::noted("", connection.server) {
-                        served.end();
-                    }
+                    kill(connection.server);
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}

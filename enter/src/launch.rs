@@ -9,7 +9,7 @@ use grus_core::path::AbsPath;
 use grus_core::plan::{decide, How, Launch, LaunchPlan, Op, Opener};
 use grus_core::refusal::printable;
 use grus_core::request::Image as Asked;
-use rustix::process::Pid;
+use grus_core::server::Server;
 
 use crate::apply::{apply, Act, Root};
 use crate::builder::Inputs;
@@ -28,7 +28,7 @@ use crate::node_ruling::ruling;
 use crate::own::Maker;
 use crate::rootfs::Tree;
 use crate::running::{self, Joined};
-use crate::server::{pid, Served};
+use crate::server::{kill, Served};
 use crate::sources::Sources;
 use crate::storage::Storage;
 use crate::timing::Clock;
@@ -58,27 +58,34 @@ pub(crate) struct Ground {
 struct Progress<'a, T> {
     tell: T,
     /// Servers of SquashFS files that could be waited for, and end with a launch that takes too long.
-    servers: RefCell<Vec<Pid>>,
+    servers: RefCell<Vec<Server>>,
     /// What sets this thread free of them.
     late: RefCell<Option<Late>>,
     deadline: &'a Deadline,
     uid: u32,
 }
 
-impl<T: Fn(Phase, &[Pid])> Progress<'_, T> {
-    fn at(&self, phase: Phase) {
+impl<T: Fn(Phase, &[Server])> Progress<'_, T> {
+    /// Begins something, unless nobody waits for it any more.
+    fn at(&self, phase: Phase) -> Result<(), Failure> {
         (self.tell)(phase, &self.servers.borrow());
+        self.deadline.wanted().during(phase)
     }
 
-    fn enter(&self, phase: Phase, clock: &mut Clock) {
-        self.at(phase);
+    fn enter(&self, phase: Phase, clock: &mut Clock) -> Result<(), Failure> {
         clock.enter(phase);
+        self.at(phase)
     }
 
     fn started(&self, phase: Phase, served: &Served) {
-        self.servers.borrow_mut().extend(pid(served.server));
-        self.at(phase);
+        self.servers.borrow_mut().push(served.server);
+        (self.tell)(phase, &self.servers.borrow());
         self.waits_for(served);
+    }
+
+    /// The launch has failed: a server that its user has stopped would not see that nothing is mounted any more.
+    fn end_servers(&self) {
+        self.servers.take().into_iter().for_each(kill);
     }
 
     /// Its answers may be waited for. What fails here fails once more where the guard is made, and is told.
@@ -92,15 +99,16 @@ impl<T: Fn(Phase, &[Pid])> Progress<'_, T> {
 }
 
 /// Builds the container. `follow` brings the thread to the caller's mount namespace; `progress` is told each phase,
-/// and the process ids of servers of SquashFS files while they could be waited for.
+/// and the servers of SquashFS files while they could be waited for.
 pub(crate) fn container(
-    mut inputs: Inputs,
+    inputs: Inputs,
     deadline: &Deadline,
     follow: impl FnOnce() -> Result<(), Failure>,
-    progress: impl Fn(Phase, &[Pid]),
+    progress: impl Fn(Phase, &[Server]),
 ) -> Result<Container, Failure> {
-    let mut clock = Clock::start(Phase::Credentials);
-    let credentials = Credentials::of(inputs.uid, inputs.gid, &inputs.gids).during(Phase::Credentials)?;
+    let clock = Clock::start(Phase::Credentials);
+    let Inputs { uid, gid, gids, .. } = &inputs;
+    let credentials = Credentials::of(*uid, *gid, gids, deadline).during(Phase::Credentials)?;
     if let Some(Name::OfStep { job, step }) = inputs.request.name {
         return running::join(&inputs, job, step, clock);
     }
@@ -111,20 +119,35 @@ pub(crate) fn container(
         deadline,
         uid: inputs.uid,
     };
-    progress.at(Phase::Kept);
+    let made = anew(inputs, &credentials, follow, clock, &progress);
+    if made.is_err() {
+        progress.end_servers();
+    }
+    made
+}
+
+/// Builds one that is not another step's.
+fn anew(
+    mut inputs: Inputs,
+    credentials: &Credentials,
+    follow: impl FnOnce() -> Result<(), Failure>,
+    mut clock: Clock,
+    progress: &Progress<'_, impl Fn(Phase, &[Server])>,
+) -> Result<Container, Failure> {
+    let deadline = progress.deadline;
+    progress.at(Phase::Kept)?;
     let keeper = Keeper::of(&inputs, deadline)?;
     clock.enter(Phase::Handover);
     follow()?;
     if let Some(file) = &inputs.request.save {
-        progress.at(Phase::Save);
-        can_save_to(file, &credentials)?;
+        progress.at(Phase::Save)?;
+        can_save_to(file, credentials)?;
     }
     let ground = match keeper {
-        None => image(&inputs, &credentials, deadline, &mut clock, &progress)?,
+        None => image(&inputs, credentials, &mut clock, progress)?,
         Some(keeper) => {
-            clock.enter(Phase::Kept);
-            progress.at(Phase::Kept);
-            let image = || image(&inputs, &credentials, deadline, &mut clock, &progress);
+            progress.enter(Phase::Kept, &mut clock)?;
+            let image = || image(&inputs, credentials, &mut clock, progress);
             let kept = keeper.take(&inputs, || volatile(&inputs, true, deadline), deadline, image)?;
             // Its server is for all steps, and does not end with this one, unless it keeps this thread waiting.
             let _ = kept.server.as_ref().map(|served| progress.waits_for(served));
@@ -138,7 +161,7 @@ pub(crate) fn container(
         inputs.request.ruling = None;
         inputs.request.module_ruling = None;
     }
-    on(ground, &inputs, &credentials, deadline, clock, &progress)
+    on(ground, &inputs, credentials, clock, progress)
 }
 
 /// Builds the container on its ground.
@@ -146,12 +169,12 @@ fn on(
     ground: Ground,
     inputs: &Inputs,
     credentials: &Credentials,
-    deadline: &Deadline,
     mut clock: Clock,
-    progress: &Progress<'_, impl Fn(Phase, &[Pid])>,
+    progress: &Progress<'_, impl Fn(Phase, &[Server])>,
 ) -> Result<Container, Failure> {
     let Ground { root, how, meta, server, cache, .. } = ground;
-    progress.enter(Phase::Plan, &mut clock);
+    let deadline = progress.deadline;
+    progress.enter(Phase::Plan, &mut clock)?;
     let (sources, tree) = (Sources::new(credentials), Tree::new(root.mount()));
     let config = meta.as_ref().map(|meta| meta.config.clone()).unwrap_or_default();
     let ruling = ruling(inputs, credentials, (&tree, &sources), &config, &name(inputs, meta.as_ref()))?;
@@ -170,18 +193,18 @@ fn on(
     let plan = decide(&launch, &tree, &sources)?;
     let started = |served: &Served| progress.started(Phase::Own, served);
     let maker = Maker::of(inputs, &sources, deadline, &started, server);
-    progress.enter(Phase::Own, &mut clock);
+    progress.enter(Phase::Own, &mut clock)?;
     let own = maker.make_all(&plan)?;
     clock.enter(Phase::Volatile);
     let volatile = volatile(inputs, changes(&plan, &root), deadline)?;
-    progress.at(Phase::Rootfs);
+    progress.at(Phase::Rootfs)?;
     // Before the pivot, and the node's own network and IPC are needed no more.
     let user = plan.remap_root.then(|| root_of_its_own(inputs, credentials)).transpose()?;
     let (node, others) = (Node::open()?, own_namespaces(plan.namespaces)?);
     let (ids, view) = ((inputs.uid, inputs.gid), view(inputs)?);
     let act = Act { plan: &plan, root, sources: &sources, own, user: ids, volatile, save: view.is_some() };
     let (namespace, tree) = apply(act, &mut clock)?;
-    progress.enter(Phase::Verify, &mut clock);
+    progress.enter(Phase::Verify, &mut clock)?;
     verify(&plan, &node, &inputs.job.environment, fuse::Owner::of(inputs).identity)?;
     let servers = maker.servers.into_inner();
     let joined = Joined { namespace: &namespace, others: &others, user: user.as_ref(), servers: &servers };
@@ -234,20 +257,16 @@ fn volatile(inputs: &Inputs, any: bool, deadline: &Deadline) -> Result<Volatile,
 fn image(
     inputs: &Inputs,
     credentials: &Credentials,
-    deadline: &Deadline,
     clock: &mut Clock,
-    progress: &Progress<'_, impl Fn(Phase, &[Pid])>,
+    progress: &Progress<'_, impl Fn(Phase, &[Server])>,
 ) -> Result<Ground, Failure> {
-    progress.at(Phase::Image);
-    clock.enter(Phase::Image);
+    progress.enter(Phase::Image, clock)?;
     let (path, image, meta) = open(inputs, credentials)?;
     let by = fuse::Owner::of(inputs);
     let how = image.how(path.as_path(), &inputs.site, &by)?;
-    progress.at(Phase::Cache);
-    clock.enter(Phase::Cache);
-    let (image, how, cache) = cached(image, how, inputs, deadline);
-    progress.at(Phase::Mount);
-    clock.enter(Phase::Mount);
+    progress.enter(Phase::Cache, clock)?;
+    let (image, how, cache) = cached(image, how, inputs, progress.deadline);
+    progress.enter(Phase::Mount, clock)?;
     let (mount, server) = image.mount(how, path.as_path(), &inputs.site, &by, Phase::Mount, |started| {
         progress.started(Phase::Mount, started);
     })?;

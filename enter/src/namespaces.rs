@@ -152,7 +152,11 @@ pub(crate) fn refused(broken: &Broken, what: &str, without: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
     use super::*;
+    use crate::deadline::Deadline;
 
     #[test]
     fn a_node_that_forbids_user_namespaces_is_respected() {
@@ -180,7 +184,8 @@ mod tests {
             return;
         }
         let read = std::thread::spawn(|| {
-            let credentials = Credentials::of(4321, 4322, &[4322, 50]).expect("root may");
+            let deadline = Deadline::new(Instant::now(), Arc::default());
+            let credentials = Credentials::of(4321, 4322, &[4322, 50], &deadline).expect("root may");
             credentials.switch(Opener::User).expect("root may");
             sys::in_user_namespace(|pid| {
                 credentials.switch(Opener::Site)?;

@@ -22,7 +22,7 @@ use crate::disk::Disk;
 use crate::failure::{Failed, Failure, Phase};
 use crate::fuse::Owner;
 use crate::image::Image;
-use crate::read::{small, Small};
+use crate::read::{of_kernel, Small};
 use crate::server::Served;
 use crate::sources::Sources;
 use crate::sys::confine;
@@ -180,7 +180,7 @@ fn of(op: &Op, failure: Failure) -> Failure {
 /// The node's memory in bytes (proc_meminfo(5)), which is what percentages of tmpfs(5) are of.
 fn memory() -> Called<u64> {
     let broken = || Broken::new("read(/proc/meminfo)", Errno::IO);
-    let Small::Bytes(bytes) = small("/proc/meminfo".as_ref(), 64 << 10)? else { return Err(broken()) };
+    let Small::Bytes(bytes) = of_kernel("/proc/meminfo".as_ref(), 64 << 10)? else { return Err(broken()) };
     let text = String::from_utf8_lossy(&bytes);
     let total =
         text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB")?.trim().parse().ok());

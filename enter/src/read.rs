@@ -35,16 +35,29 @@ pub(crate) fn small(path: &Path, limit: usize) -> Called<Small> {
     }
 }
 
-/// Reads an open file from its start.
+/// The same for a file of the kernel's, which has no size (proc(5)).
+pub(crate) fn of_kernel(path: &Path, limit: usize) -> Called<Small> {
+    let fd = open(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    match is_regular(&stat(&fd, path)?) {
+        true => read(fd, path, limit, 0),
+        false => Ok(Small::NotAFile),
+    }
+}
+
+/// Reads an open file from its start. One without a size is not read: it may be a user's in /proc, which answers when the
+/// user wants.
 pub(crate) fn contents(fd: OwnedFd, path: &Path, limit: usize) -> Called<Small> {
     let status = stat(&fd, path)?;
-    if !is_regular(&status) {
-        return Ok(Small::NotAFile);
+    match status.st_size {
+        _ if !is_regular(&status) => Ok(Small::NotAFile),
+        0 => Ok(Small::Bytes(vec![])),
+        size if size > limit as i64 => Ok(Small::TooLong),
+        size => read(fd, path, limit, size as usize),
     }
-    if status.st_size > limit as i64 {
-        return Ok(Small::TooLong);
-    }
-    let mut bytes = Vec::with_capacity(status.st_size as usize + 1);
+}
+
+fn read(fd: OwnedFd, path: &Path, limit: usize, size: usize) -> Called<Small> {
+    let mut bytes = Vec::with_capacity(size + 1);
     File::from(fd).take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|e| {
         let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
         Broken::new(format!("read({})", crate::call::shown(path)), errno)

@@ -65,8 +65,15 @@ impl Served {
     }
 }
 
+/// Kills it, if it still runs.
+pub(crate) fn kill(server: Server) {
+    if let Ok(Some(served)) = Served::noted("", server) {
+        served.end();
+    }
+}
+
 /// Its process id, as calls take it.
-pub(crate) fn pid(server: Server) -> Option<Pid> {
+fn pid(server: Server) -> Option<Pid> {
     i32::try_from(server.pid).ok().and_then(Pid::from_raw)
 }
 

@@ -15,7 +15,7 @@ use crate::call::{open, open_own, proc_path, stat, Broken, Called};
 use crate::credentials::Credentials;
 use crate::failure::reason;
 use crate::library;
-use crate::read::{small, Small};
+use crate::read::{of_kernel, Small};
 use crate::rootfs::kind;
 
 type Opened = Result<(OwnedFd, Kind), Unavailable>;
@@ -119,7 +119,7 @@ impl Host for Sources<'_> {
     }
 
     fn text(&self, path: &AbsPath, limit: usize) -> Option<Vec<u8>> {
-        match small(path.as_path(), limit) {
+        match of_kernel(path.as_path(), limit) {
             Ok(Small::Bytes(bytes)) => Some(bytes),
             _ => None,
         }

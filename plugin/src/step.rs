@@ -3,7 +3,6 @@
 //! Nothing here returns an error to Slurm (see [`crate::hooks`]). What goes wrong becomes [`Step::Failed`]: said
 //! once per node in user_init, from where it reaches the user, and the end of each task in task_init.
 
-use std::env;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -245,7 +244,7 @@ impl Ready {
             // Slurm has changed to the job's directory as it was written. If that leads over a symbolic link of
             // the host, it is not there in the container, but the directory itself is. Where it is not, Slurm
             // has said so.
-            let _ = env::set_current_dir(self.workdir.as_path());
+            let _ = self.container.change_directory(&self.workdir);
             return Ok(());
         };
         self.container.change_directory(workdir).map_err(|error| {

@@ -142,7 +142,7 @@ pub(crate) fn in_user_namespace<T>(look: impl FnOnce(rustix::process::Pid) -> Ca
     let seen = look(pid);
     // Not by closing the pipe alone: a process forked meanwhile may hold it, too.
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    // Without a limit, since it has this memory. Its real user is the caller's, so no other user's signal keeps it.
+    // Without a limit, since it has this memory. Whoever stops it, it opens nothing, and SIGKILL ends a stopped one, too.
     // SAFETY: a plain call; __WALL since the process has no exit signal.
     while unsafe { libc::waitpid(pid.as_raw_pid(), null_mut(), libc::__WALL) } < 0 && errno() == Errno::INTR {
     }
