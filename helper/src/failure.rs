@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use grus_core::refusal::{printable, Cause, Refusal};
+use grus_squash::LimitKind;
 
 use crate::registry::RegistryError;
 
@@ -63,6 +64,11 @@ impl Failure {
 
     /// Reading `name` failed: the disk, the network, or bytes that are not what a digest says.
     pub fn read(name: &str, error: &io::Error) -> Self {
+        if let Some(limit) = error.get_ref().and_then(|inner| inner.downcast_ref::<LimitKind>()) {
+            return Refusal::image(format!("{name} {limit}"))
+                .hint("it was made to fill a disk, or its tool is to compress it less")
+                .into();
+        }
         match RegistryError::from_io(error) {
             Some(error) => error.clone().into(),
             None if error.kind() == io::ErrorKind::InvalidData => {

@@ -90,11 +90,13 @@ fn end(signal: i32) {
         clear(signal == SIGINT);
     }
     let end = match kept.is_empty() {
-        true => "nothing was changed",
+        true => "nothing unfinished is left",
         false => "the next run goes on with what is here",
     };
     // Nobody is left to tell if this fails.
     let _ = writeln!(io::stderr().lock(), "grus: interrupted; {end}");
+    // By the signal itself: a shell ends its loop only if the command in it has ended by Ctrl-C.
+    let _ = low_level::emulate_default_handler(signal);
     std::process::exit(128 + signal);
 }
 

@@ -23,6 +23,8 @@ use crate::failure::{reason, Failure};
 pub struct Step {
     /// `JOBID.STEPID`.
     pub id: String,
+    /// The same as Slurm writes it for a task of a job array, `ARRAY_TASK.STEPID`; empty for others.
+    pub array: String,
     /// Its name, mostly the program's.
     pub name: String,
     /// How long it has been running, as Slurm writes it.
@@ -52,8 +54,20 @@ pub fn of_caller() -> Result<Vec<Step>, Failure> {
 
 /// The same; None where there is no Slurm.
 pub fn of_slurm() -> Result<Option<Vec<Step>>, Failure> {
+    let Some(text) = squeue(&["--steps", "--format=%i|%M|%N|%j"])? else { return Ok(None) };
+    let mut steps = listed(&text);
+    // Processes and containers know their job by its own number.
+    if steps.iter().any(|step| is_of_array(&step.id)) {
+        let jobs = squeue(&["--array", "--format=%i|%A"])?.unwrap_or_default();
+        number(&mut steps, &jobs);
+    }
+    Ok(Some(steps))
+}
+
+/// What it says of the caller's; None where there is no Slurm.
+fn squeue(arguments: &[&str]) -> Result<Option<String>, Failure> {
     let mut command = Command::new("squeue");
-    command.args(["--me", "--steps", "--noheader", "--format=%i|%j|%M|%N"]).env("LC_ALL", "C");
+    command.args(["--me", "--noheader"]).args(arguments).env("LC_ALL", "C");
     let said = match command.output() {
         Ok(said) => said,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -67,13 +81,31 @@ pub fn of_slurm() -> Result<Option<Vec<Step>>, Failure> {
             hint: Some("'grus doctor' checks Slurm".into()),
         });
     }
-    Ok(Some(listed(&String::from_utf8_lossy(&said.stdout))))
+    Ok(Some(String::from_utf8_lossy(&said.stdout).into_owned()))
+}
+
+fn is_of_array(id: &str) -> bool {
+    id.contains('_')
+}
+
+/// Gives steps of job arrays their jobs' own numbers; `jobs` has a line for each, `ARRAY_TASK|JOBID`.
+fn number(steps: &mut [Step], jobs: &str) {
+    let jobs: BTreeMap<&str, &str> = jobs.lines().filter_map(|line| line.trim().split_once('|')).collect();
+    for step in steps.iter_mut().filter(|step| is_of_array(&step.id)) {
+        let Some((task, number)) = step.id.split_once('.') else { continue };
+        if let Some(job) = jobs.get(task) {
+            let id = format!("{}.{number}", printable(job.trim()));
+            step.array = std::mem::replace(&mut step.id, id);
+        }
+    }
 }
 
 fn listed(text: &str) -> Vec<Step> {
     let step = |line: &str| {
-        let mut parts = line.split('|').map(|part| printable(part.trim()));
-        let step = Step { id: parts.next()?, name: parts.next()?, time: parts.next()?, nodes: parts.next()? };
+        // The name comes last, since it may hold anything.
+        let mut parts = line.splitn(4, '|').map(|part| printable(part.trim()));
+        let (id, time, nodes, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let step = Step { id, array: String::new(), name, time, nodes };
         // `17.batch`, `17.extern`, `17.interactive` cannot be joined by number.
         let numbered = step.id.rsplit('.').next().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
         numbered.then_some(step)
@@ -92,6 +124,7 @@ pub fn of_run(running: &[Running]) -> Vec<(Step, Here)> {
         let age = age(&String::from_utf8_lossy(&read("stat"))).unwrap_or_default();
         let step = Step {
             id: format!("run.{}", running.pid),
+            array: String::new(),
             name: printable(&name),
             time: duration(age),
             nodes: node.clone(),
@@ -182,10 +215,18 @@ mod tests {
 
     #[test]
     fn steps_are_those_with_a_number() {
-        let steps = listed("17.0|app|1:02|n[1-2]\n17.batch|batch|2:00|n1\n18.3|a b|0:01|n2\nnonsense\n");
+        let text = "17.0|1:02|n[1-2]|a|b\n17.batch|2:00|n1|batch\n18.3|0:01|n2|a b\nnonsense\n";
+        let steps = listed(text);
         let ids: Vec<&str> = steps.iter().map(|step| step.id.as_str()).collect();
         assert_eq!(ids, ["17.0", "18.3"]);
-        assert_eq!(steps[0].nodes, "n[1-2]");
+        assert_eq!((steps[0].nodes.as_str(), steps[0].name.as_str()), ("n[1-2]", "a|b"));
         assert!(listed("").is_empty());
+    }
+    #[test]
+    fn steps_of_a_job_array_have_their_jobs_own_numbers() {
+        let mut steps = listed("123_4.0|1:02|n1|a\n17.1|0:03|n2|b\n");
+        number(&mut steps, "123_4|127\n123_5|128\n17|17\n");
+        let ids: Vec<_> = steps.iter().map(|step| (step.id.as_str(), step.array.as_str())).collect();
+        assert_eq!(ids, [("127.0", "123_4.0"), ("17.1", "")]);
     }
 }

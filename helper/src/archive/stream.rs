@@ -1,8 +1,9 @@
 //! Owns the opening of a byte stream: a file, a pipe, compressed or not, whose first bytes say what it is.
 
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, Cursor, Read};
 
 use grus_core::refusal::Refusal;
+use grus_squash::{decompress, Method};
 
 use crate::failure::Failure;
 
@@ -31,9 +32,9 @@ impl Stream {
     /// Looks at the first bytes of `from`, decompressing it if need be. `name` is for messages.
     pub fn open(from: Box<dyn Read + Send>, name: &str) -> Result<Self, Failure> {
         let failed = |e: &io::Error| Failure::read(name, e);
-        let stream = Self::peek(from).map_err(|e| failed(&e))?;
-        let (plain, packed) = decoder(stream, name)?;
-        let stream = Self { plain: !packed, ..Self::peek(plain).map_err(|e| failed(&e))? };
+        let (method, plain) = decompress(from).map_err(|e| failed(&e))?;
+        readable(method, name)?;
+        let stream = Self { plain: method == Method::Plain, ..Self::peek(plain).map_err(|e| failed(&e))? };
         match stream.head.is_empty() {
             true => Err(Refusal::image(format!("{name} is empty"))
                 .hint("check the command before the pipe, or the file")
@@ -75,39 +76,19 @@ impl Stream {
     }
 }
 
-/// Undoes gzip or zstd, told by their magic numbers; whether there was any.
-fn decoder(stream: Stream, name: &str) -> Result<(Box<dyn Read + Send>, bool), Failure> {
-    let refuse = |method: &str, tool: &str| {
-        Err(Refusal::image(format!("{name} is compressed with {method}, which is not read here"))
-            .hint(format!("pipe it through its tool: {tool} -dc FILE | grus import - NAME"))
-            .into())
-    };
-    match stream.head.as_slice() {
-        [0x1f, 0x8b, ..] => Ok((
-            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(
-                PEEK as usize,
-                stream.reader(),
-            ))),
-            true,
-        )),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let decoder = zstd::stream::read::Decoder::new(stream.reader())
-                .map_err(|e| Refusal::image(format!("{name}: {}", crate::failure::reason(&e))))?;
-            Ok((Box::new(decoder), true))
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => refuse("xz", "xz"),
-        [b'B', b'Z', b'h', ..] => refuse("bzip2", "bzip2"),
-        _ => Ok((stream.reader(), false)),
+/// Decompresses a layer for its diff_id, which is the digest of the plain tar.
+pub fn plain_layer(from: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    let (method, plain) = decompress(from)?;
+    match readable(method, "the layer") {
+        Ok(()) => Ok(plain),
+        Err(refusal) => Err(io::Error::new(io::ErrorKind::InvalidData, refusal.to_string())),
     }
 }
 
-/// Decompresses a layer for its diff_id, which is the digest of the plain tar.
-pub fn plain_layer(from: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
-    let stream = Stream::peek(from)?;
-    match decoder(stream, "the layer") {
-        Ok((plain, _)) => Ok(plain),
-        Err(failure) => Err(io::Error::new(io::ErrorKind::InvalidData, failure.to_string())),
-    }
+fn readable(method: Method, name: &str) -> Result<(), Refusal> {
+    let Method::Other(tool) = method else { return Ok(()) };
+    Err(Refusal::image(format!("{name} is compressed with {tool}, which is not read here"))
+        .hint(format!("pipe it through its tool: {tool} -dc FILE | grus import - NAME")))
 }
 
 /// The first member of a tar that is not its own top; None if `head` is no tar.
@@ -192,6 +173,19 @@ mod tests {
             stream.reader().read_to_end(&mut all).expect("read");
             assert_eq!(all, plain);
         }
+    }
+
+    /// What is spooled to disk before anything is known of it, which no digest and no size bounds.
+    #[test]
+    fn a_bomb_is_stopped_before_it_fills_the_disk() {
+        let start = tar_of(&["manifest.json"]);
+        let bomb = Cursor::new(start).chain(io::repeat(0)).take(3 << 30);
+        let bomb = zstd::stream::read::Encoder::new(bomb, 1).expect("zstd");
+        let mut unpacked = Stream::open(Box::new(bomb), "bomb.tar.zst").expect("a stream").reader();
+        let failure = super::super::copy(&mut unpacked, &mut io::sink(), "bomb.tar.zst", "spool".as_ref());
+        let failure = failure.expect_err("must be stopped");
+        assert_eq!(failure.to_string(), "bomb.tar.zst unpacks to more than 2000 times its size");
+        assert_eq!(failure.exit_code(), 65);
     }
 
     #[test]

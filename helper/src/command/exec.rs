@@ -153,16 +153,19 @@ impl Args {
 fn find(text: &str, steps: Vec<Step>) -> Result<Step, Failure> {
     let shown = printable(text);
     let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if !text.split('.').all(number) || text.split('.').count() > 2 {
+    let (job, step) = text.split_once('.').unwrap_or((text, "0"));
+    // A task of a job array: ARRAY_TASK.
+    if !job.split('_').all(number) || job.split('_').count() > 2 || !number(step) {
         return Err(Refusal::user(format!("'{shown}' is no step"))
             .hint("write JOBID.STEPID, such as 17.0; 'grus ps --all' lists yours")
             .into());
     }
     let whole = text.contains('.');
-    let fits = |step: &&Step| match whole {
-        true => step.id == text,
-        false => step.id.split('.').next() == Some(text),
+    let is_meant = |id: &str| match whole {
+        true => id == text,
+        false => id.split('.').next() == Some(text),
     };
+    let fits = |step: &&Step| is_meant(&step.id) || is_meant(&step.array);
     let found: Vec<&Step> = steps.iter().filter(fits).collect();
     match found[..] {
         [one] => Ok(one.clone()),
@@ -200,6 +203,7 @@ mod tests {
     fn steps(ids: &[&str]) -> Vec<Step> {
         let step = |id: &&str| Step {
             id: (*id).to_owned(),
+            array: if *id == "127.0" { "123_4.0".into() } else { String::new() },
             name: "app".into(),
             time: "0:01".into(),
             nodes: "n1".into(),
@@ -211,12 +215,17 @@ mod tests {
     fn a_step_is_named_in_full_or_by_its_job() {
         assert_eq!(find("17.1", steps(&["17.0", "17.1"])).expect("there").id, "17.1");
         assert_eq!(find("18", steps(&["17.0", "18.2"])).expect("one").id, "18.2");
+        for text in ["127", "127.0", "123_4", "123_4.0"] {
+            assert_eq!(find(text, steps(&["17.0", "127.0"])).expect("one").id, "127.0");
+        }
         for (text, what) in [
             ("17", "several running steps: 17.0, 17.1"),
             ("17.2", "no step 17.2"),
             ("19", "no step of a job 19"),
             ("app", "'app' is no step"),
             ("17.", "'17.' is no step"),
+            ("17_", "'17_' is no step"),
+            ("123", "no step of a job 123"),
             ("1.2.3", "is no step"),
         ] {
             let failure = find(text, steps(&["17.0", "17.1"])).expect_err(text);

@@ -55,7 +55,6 @@ struct Shown {
     root_fs: RootFs,
     path: String,
     repository: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     signatures: Vec<Signed>,
 }
 

@@ -97,13 +97,32 @@ impl Args {
         all.sort_by_key(|c| c.fresh);
         let doomed = self.doomed(&all);
         let mut removed = Removed::default();
-        for candidate in all.iter().filter(|c| doomed.contains(&c.digest)) {
-            self.remove(&repository, candidate, &mut removed)?;
+        let gone = all.iter().filter(|c| doomed.contains(&c.digest));
+        let done = self.remove_all(&repository, gone, &listing.broken, &mut removed);
+        // What went before a failure is told all the same.
+        let (broken_off, unpacked) = match done {
+            Ok(broken_off) => (broken_off, unpacked::prune(repository.root(), self.dry_run)),
+            Err(_) => (0, 0),
+        };
+        self.report(removed, broken_off, unpacked)?;
+        done.map(drop)
+    }
+
+    /// Removes images, and what pulls that broke off have left; how many bytes that is.
+    fn remove_all<'c>(
+        &self,
+        repository: &Repository,
+        doomed: impl Iterator<Item = &'c Candidate<'c>>,
+        broken: &[Digest],
+        removed: &mut Removed,
+    ) -> Result<u64, Failure> {
+        for candidate in doomed {
+            self.remove(repository, candidate, removed)?;
         }
-        for digest in &listing.broken {
+        for digest in broken {
             match self.dry_run {
                 true => removed.images.push((digest.clone(), 0)),
-                false => repository.remove_image(digest, &mut removed)?,
+                false => repository.remove_image(digest, removed)?,
             }
         }
         let broken_off = repository.broken_off();
@@ -111,8 +130,7 @@ impl Args {
             repository.sweep()?;
             repository.sweep_layers(true);
         }
-        let unpacked = unpacked::prune(repository.root(), self.dry_run);
-        self.report(removed, broken_off, unpacked)
+        Ok(broken_off)
     }
 
     fn report(&self, removed: Removed, broken_off: u64, unpacked: u64) -> Result<(), Failure> {

@@ -108,7 +108,7 @@ impl Args {
         if self.images == ["-"] {
             return standard_input(depth);
         }
-        let subjects = self.subjects(&context()?)?;
+        let (subjects, all_read) = self.subjects(&context()?)?;
         let mut verdicts = vec![];
         for subject in &subjects {
             let verdict = match subject.look(depth) {
@@ -125,7 +125,7 @@ impl Args {
             output::json(&verdicts)?;
         }
         match verdicts.iter().filter(|verdict| !verdict.valid).count() {
-            0 => Ok(()),
+            0 => all_read,
             bad => {
                 let what = format!("{bad} of {} images broken", verdicts.len());
                 Err(Refusal::image(what).hint("pull, import or copy what is broken again").into())
@@ -133,11 +133,15 @@ impl Args {
         }
     }
 
-    fn subjects(&self, context: &Context) -> Result<Vec<Subject>, Failure> {
+    /// What is to be looked at, and whether that is all there is.
+    fn subjects(&self, context: &Context) -> Result<(Vec<Subject>, Result<(), Failure>), Failure> {
         if self.all {
             let repository = context.repository()?;
             let listing = repository.list()?;
-            return Ok(of_rows(&listing.rows.iter().collect::<Vec<_>>(), &repository));
+            let all_read = listing.all_read();
+            let mut subjects = of_rows(&listing.rows.iter().collect::<Vec<_>>(), &repository);
+            subjects.extend(listing.broken.into_iter().map(|digest| of_digest(&digest, &repository)));
+            return Ok((subjects, all_read));
         }
         let repositories = context.lookup()?;
         let listings = repositories.iter().map(Repository::list).collect::<Result<Vec<Listing>, _>>()?;
@@ -159,7 +163,7 @@ impl Args {
             let first = found.iter().position(Result::is_ok).unwrap_or(0);
             subjects.extend(found.swap_remove(first)?);
         }
-        Ok(subjects)
+        Ok((subjects, Ok(())))
     }
 }
 
@@ -188,14 +192,15 @@ fn of_file(path: &str) -> Subject {
 fn in_repository(what: Meant<'_>, repository: &Repository) -> Vec<Subject> {
     match what {
         Meant::Tag(rows) => of_rows(&rows, repository),
-        Meant::Image(digest, rows) if rows.is_empty() => vec![Subject {
-            name: digest.to_string(),
-            path: repository.layout().image(&digest),
-            recorded: Recorded::Wrong,
-            kept: true,
-        }],
+        Meant::Image(digest, rows) if rows.is_empty() => vec![of_digest(&digest, repository)],
         Meant::Image(_, rows) => of_rows(&rows, repository),
     }
+}
+
+/// One without a tag, and without metadata that fit it.
+fn of_digest(digest: &Digest, repository: &Repository) -> Subject {
+    let path = repository.layout().image(digest);
+    Subject { name: digest.to_string(), path, recorded: Recorded::Wrong, kept: true }
 }
 
 /// The images of some rows, each once.

@@ -27,6 +27,8 @@ pub enum SendError {
     Broken(reqwest::Error),
     /// Not one byte for this long.
     Silent(Duration),
+    /// Not all of a small answer for this long.
+    Slow(Duration),
     /// We did not even try.
     Set(RegistryError),
 }
@@ -99,6 +101,10 @@ pub fn unreachable(url: &Url, error: &SendError) -> Failure {
         SendError::Silent(time) => {
             let what = format!("{host} sent nothing for {} s", time.as_secs_f32().ceil());
             return Failure { error: down(what), again: Again::Yes };
+        }
+        SendError::Slow(time) => {
+            let what = format!("{host} did not send its whole answer in {} s", time.as_secs_f32().ceil());
+            return down(what).into();
         }
         SendError::Broken(error) => error,
     };

@@ -6,9 +6,9 @@ use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -128,11 +128,24 @@ fn run(name: &str, action: &str, input: &str, path: Option<&OsStr>) -> Result<Ou
         // Gone already, or gone now.
         let _ = child.kill();
     }
-    let status = child.wait().map_err(|e| failed(name, &e.to_string()))?;
+    let status = ended(&mut child).map_err(|e| failed(name, &e.to_string()))?;
     match answer {
         Ok(stdout) => Ok(Output { success: status.success(), stdout }),
         Err(e) => Err(failed(name, &e.to_string())),
     }
+}
+
+/// Waits for its end, which may not come though it has answered.
+fn ended(child: &mut Child) -> io::Result<ExitStatus> {
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill()?;
+    child.wait()
 }
 
 fn file_of(name: &str) -> String {

@@ -21,6 +21,8 @@ use super::token::Tokens;
 
 /// Redirects that are followed in one request.
 const MAX_REDIRECTS: usize = 6;
+/// How many times the patience with silence a small answer may take as a whole.
+const SMALL_ANSWER: u32 = 10;
 
 /// Renewals of a token in one request: another connection may use up what this one renewed.
 const MAX_RENEWALS: usize = 3;
@@ -263,13 +265,21 @@ impl Transport {
         self.tokens.explained(call.endpoint, failure)
     }
 
-    /// At most `most` bytes of a body; Err where it is longer or breaks off.
+    /// At most `most` bytes of a body; Err where it is longer, breaks off or does not end in time.
     pub async fn body(&self, response: &mut Response, most: usize) -> Result<Vec<u8>, Failure> {
         let url = response.url().clone();
+        let time = self.settings.idle_timeout * SMALL_ANSWER;
+        match tokio::time::timeout(time, self.body_of(response, &url, most)).await {
+            Ok(body) => body,
+            Err(_) => Err(answer::unreachable(&url, &answer::SendError::Slow(time))),
+        }
+    }
+
+    async fn body_of(&self, response: &mut Response, url: &Url, most: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        while let Some(chunk) = self.chunk(response).await.map_err(|e| answer::unreachable(&url, &e))? {
+        while let Some(chunk) = self.chunk(response).await.map_err(|e| answer::unreachable(url, &e))? {
             if body.len() + chunk.len() > most {
-                let what = format!("{} sends more than {most} bytes where less was due", shown(&url));
+                let what = format!("{} sends more than {most} bytes where less was due", shown(url));
                 return Err(RegistryError::new(Kind::Corrupt, what).into());
             }
             body.extend_from_slice(&chunk);

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use grus_core::image::ImageMeta;
+use grus_core::image::{ImageMeta, MAX_META};
 use grus_core::platform::Platform;
 use grus_core::reference::Reference;
 use grus_core::refusal::Refusal;
@@ -53,7 +53,16 @@ impl Repository {
             *meta = there;
             return Ok(());
         }
-        self.write_text(&self.layout.meta(&meta.digest), &meta.to_json())?;
+        let text = meta.to_json();
+        if text.len() > MAX_META {
+            // Nobody could read it again.
+            return Err(Refusal::image(format!(
+                "the image's configuration is too large: more than {MAX_META} bytes"
+            ))
+            .hint("build it with fewer commands, labels and variables")
+            .into());
+        }
+        self.write_text(&self.layout.meta(&meta.digest), &text)?;
         let to = self.layout.image(&meta.digest);
         let replace = to.exists();
         image

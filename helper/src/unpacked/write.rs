@@ -24,7 +24,8 @@ pub fn tree(image: &Path, name: &str, to: &Path) -> Result<u64, Failure> {
     let done = guarded(name, || {
         let tree = Tree::open(image, name)?;
         DirBuilder::new().mode(0o700).create(to).map_err(|e| Failure::io("create", to, &e))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Open for syncfs(2), which tells of what could not be written since this.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, to, flags, Mode::empty())
             .map_err(|e| Failure::io("open", to, &e.into()))?;
         let mut writer = Writer { root, last: None, to, name };
@@ -35,6 +36,8 @@ pub fn tree(image: &Path, name: &str, to: &Path) -> Result<u64, Failure> {
             }
             bytes += writer.node(tree.reader(), node)?;
         }
+        // A quota of NFS is only noticed now, and a tree that is there is believed to be whole ever after.
+        rustix::fs::syncfs(&writer.root).map_err(|e| Failure::io("write", to, &e.into()))?;
         Ok(bytes)
     });
     match noted.end() {

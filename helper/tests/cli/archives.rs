@@ -100,11 +100,16 @@ impl Layout {
 
     /// Stores an image; gives its manifest's descriptor.
     pub fn image(&self, layers: &[Vec<u8>], architecture: &str) -> Value {
+        self.configured(layers, &config(layers, architecture))
+    }
+
+    /// Stores an image of this configuration; gives its manifest's descriptor.
+    pub fn configured(&self, layers: &[Vec<u8>], config: &Value) -> Value {
         let packed: Vec<Value> = layers
             .iter()
             .map(|layer| self.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(layer)))
             .collect();
-        let config = self.document("application/vnd.oci.image.config.v1+json", &config(layers, architecture));
+        let config = self.document("application/vnd.oci.image.config.v1+json", config);
         self.document(
             "application/vnd.oci.image.manifest.v1+json",
             &json!({"schemaVersion": 2, "config": config, "layers": packed}),

@@ -232,3 +232,19 @@ fn the_system_repository_is_for_all_to_read_and_for_root_to_write() {
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(as_nobody(&["--system", "images"]).ok().out.contains("app "));
 }
+
+#[test]
+fn a_configuration_that_could_not_be_read_again_replaces_no_image() {
+    let (lab, digest) = with_image(&["app:1"]);
+    let layers = [base_layer()];
+    let mut large = config(&layers, arch());
+    // Small enough to be taken, and larger as it is kept.
+    large["config"]["Cmd"] = vec!["x"; 400_000].into();
+    let mut layout = Layout::new(lab.path("large"));
+    let image = layout.configured(&layers, &large);
+    layout.add(image, Some("latest"), None);
+    layout.finish();
+    lab.run(["import", "large", "app:1"]).refused(65, "the image's configuration is too large");
+    let images: Value = serde_json::from_str(&lab.run(["images", "--json"]).ok().out).expect("JSON");
+    assert_eq!(images[0]["digest"], digest.as_str());
+}

@@ -62,6 +62,8 @@ fn inspect_shows_the_configuration_and_all_names() {
     assert_eq!(shown[0]["RepoTags"].as_array().map(Vec::len), Some(2));
     assert_eq!(shown[0]["Config"]["WorkingDir"], "/srv");
     assert_eq!(shown[1]["Id"], second.as_str());
+    // What there is none of is an empty list, for templates.
+    assert_eq!(lab.run(["inspect", "-f", "{{json .Signatures}}", "app:1"]).ok().out, "[]\n");
     lab.run(["inspect", "app:1", "nosuch"]).refused(2, "no image nosuch:latest");
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::archives::*;
-use crate::support::{Lab, Output};
+use crate::support::{files, Lab, Output};
 
 /// A SquashFS file that mksquashfs made, at this path of the lab; its tables are not compressed.
 fn foreign(lab: &Lab, name: &str) -> Vec<u8> {
@@ -162,6 +163,27 @@ fn an_image_whose_file_is_gone_is_told_beside_the_others() {
     broken(&said, "1 of 2 images broken");
     // A path that leads nowhere is the caller's mistake.
     lab.run(["verify", &first]).refused(2, "cannot read ");
+}
+
+#[test]
+fn images_and_tags_of_which_nothing_is_known_are_not_passed_over() {
+    let lab = Lab::new();
+    let [first, second] = two(&lab);
+    let _ = lab.run(["verify", "--all"]).ok();
+    // Damaged, and its tag gone: nothing names it but its file.
+    fs::write(&first, b"hsqs").expect("write");
+    let tag = |n: u32| {
+        let tags = files(&lab.repository().join("refs"));
+        let digest = if n == 1 { &first } else { &second };
+        let hex = Path::new(digest).file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned();
+        let names = |path: &&PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains(&hex));
+        tags.iter().find(names).expect("a tag").clone()
+    };
+    fs::remove_file(tag(1)).expect("remove");
+    broken(&lab.run(["verify", "--all"]), "1 of 2 images broken");
+    fs::remove_file(&first).expect("remove");
+    fs::write(tag(2), "no tag").expect("write");
+    assert_eq!(lab.run(["verify", "--all"]).code, Some(1), "which image it names cannot be told");
 }
 
 #[test]

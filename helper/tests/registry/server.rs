@@ -44,6 +44,8 @@ pub enum How {
     Cut(usize),
     /// Not one byte more after so many, but the connection stays.
     Stall(usize),
+    /// A byte of the body now and then.
+    Drip,
     /// Chunked, and the body again and again without end.
     Endless,
     /// Chunked: no length is announced.
@@ -230,6 +232,13 @@ fn write_answer(out: &mut impl Write, request: &Request, answer: &Answer, stop: 
         How::Stall(n) => {
             out.write_all(&answer.body[..n.min(answer.body.len())]).ok()?;
             hold(stop)
+        }
+        How::Drip => {
+            for byte in answer.body.chunks(1).take_while(|_| !stop.load(Ordering::SeqCst)) {
+                out.write_all(byte).ok()?;
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            None
         }
         How::Chunked => {
             chunk(out, &answer.body)?;
