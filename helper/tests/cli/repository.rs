@@ -244,7 +244,7 @@ fn a_configuration_that_could_not_be_read_again_replaces_no_image() {
     let image = layout.configured(&layers, &large);
     layout.add(image, Some("latest"), None);
     layout.finish();
-    lab.run(["import", "large", "app:1"]).refused(65, "the image's configuration is too large");
+    lab.run(["import", "-q", "large", "app:1"]).refused(65, "the image's configuration is too large");
     let images: Value = serde_json::from_str(&lab.run(["images", "--json"]).ok().out).expect("JSON");
     assert_eq!(images[0]["digest"], digest.as_str());
 }

@@ -280,6 +280,17 @@ fn a_registry_on_ipv6() {
 }
 
 #[test]
+fn a_manifest_that_comes_byte_by_byte_ends_in_time() {
+    let content = Content::image(&[100]);
+    let server = Server::start(move |r| content.answer(r).how(How::Drip));
+    let error = resolve(&server.image(), "linux/amd64").expect_err("too slow");
+    assert!(
+        error.kind == Kind::Unavailable && error.what.contains("did not send its whole answer in 4 s"),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn a_wait_too_long_to_be_silent_about_is_told() {
     let server = Server::start(|_| Answer::status(429).header("Retry-After", "3600"));
     let error = resolve(&server.image(), "linux/amd64").expect_err("limited");
