@@ -13,6 +13,7 @@ use crate::lab::Lab;
 crate::tests![
     steps_are_listed_with_their_images,
     a_command_joins_a_running_step,
+    steps_of_a_job_array_are_found_by_either_number,
     what_cannot_be_joined_is_told,
     tasks_know_the_name_of_their_image,
 ];
@@ -105,6 +106,29 @@ fn a_command_joins_a_running_step(lab: &Lab) {
     let _ = exec(&["--node", &lab.node(1), &step.id, "true"]).exit_code(2).stderr_has("is not on node");
     step.stop(&dir);
     before.assert_nothing_left();
+}
+
+fn steps_of_a_job_array_are_found_by_either_number(lab: &Lab) {
+    let dir = lab.fresh_dir("array");
+    let step = "n=$SLURM_ARRAY_TASK_ID; echo $SLURM_JOB_ID.$SLURM_STEP_ID >new.$n; mv new.$n id.$n; \
+                while [ ! -e stop ]; do sleep 0.1; done";
+    let option = format!("--container-image={}", image(lab));
+    let script = format!("#!/bin/sh\ncd {}\nsrun -n1 {option} sh -c '{step}'\n", dir.display());
+    let array = lab.sbatch(&["-N1", "--array=4-5"], &script).id;
+    let id =
+        |task: u32| fs::read_to_string(dir.join(format!("id.{task}"))).unwrap_or_default().trim().to_owned();
+    assert!(wait_until(LIMIT, || !id(4).is_empty() && !id(5).is_empty()), "the steps did not start");
+    let listed = lab.grus(&["ps", "-q"]).run().success();
+    for task in [4, 5] {
+        assert!(listed.stdout.lines().any(|line| line == id(task)), "{listed}");
+        for name in [id(task), format!("{array}_{task}.0"), format!("{array}_{task}")] {
+            let run = lab.grus(&["exec", &name, "sh", "-c", "echo $IMAGE_NAME; ls id.*"]).cwd(&dir).run();
+            let _ = run.success().stdout_has("busybox");
+        }
+    }
+    fs::write(dir.join("stop"), "").expect("a fresh directory");
+    let ended = || lab.grus(&["ps", "--all", "-q"]).run().success().stdout.is_empty();
+    assert!(wait_until(LIMIT, ended), "the steps did not end");
 }
 
 fn what_cannot_be_joined_is_told(lab: &Lab) {

@@ -58,7 +58,7 @@ pub struct Args {
     /// Print the srun command and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// The step, a job with a single running step, or a container of 'grus run'
+    /// The step, a job with a single running step (ARRAY_TASK in a job array), or a container of 'grus run'
     #[arg(value_name = "JOBID[.STEPID]|run.PID")]
     step: String,
     /// The command and its arguments
