@@ -42,6 +42,12 @@ impl<'a> Blocks<'a> {
         self.left.get() == 0
     }
 
+    /// Counts bytes that are unpacked. None once there are too many.
+    fn charge(&self, bytes: u64) -> Option<()> {
+        self.left.set(self.left.get().saturating_sub(bytes));
+        (!self.exhausted()).then_some(())
+    }
+
     /// One block at `at` of the image, unpacked. None if it is damaged.
     fn block(&self, at: u64, size: DataSize) -> Option<Rc<Vec<u8>>> {
         if let Some((_, block)) = self.kept.borrow().iter().find(|(of, _)| *of == at) {
@@ -52,10 +58,7 @@ impl<'a> Blocks<'a> {
         if length > most {
             return None;
         }
-        self.left.set(self.left.get().saturating_sub(most as u64));
-        if self.exhausted() {
-            return None;
-        }
+        self.charge(most as u64)?;
         let mut packed = vec![0; length];
         self.image.read_exact_at(&mut packed, at).ok()?;
         let block = if size.uncompressed() {
@@ -117,10 +120,7 @@ impl<'a> Content<'a> {
         if let Some(size) = sizes.get(n) {
             if size.size() == 0 {
                 // It costs no less for having no place in the image.
-                self.blocks.left.set(self.blocks.left.get().saturating_sub((to - from) as u64));
-                if self.blocks.exhausted() {
-                    return None;
-                }
+                self.blocks.charge((to - from) as u64)?;
                 out.resize(out.len() + (to - from), 0);
                 return Some(());
             }
